@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What must be back where it was once the module is gone: TCP sockets and memory, slab objects, kmemleak."""
+
+import os
+import time
+
+from . import ktap
+
+KMEMLEAK = "/sys/kernel/debug/kmemleak"
+# TCP accounts memory in pages; what stays in per-CPU reserves of the protocol is not a leak.
+TCP_MEM_SLACK_PAGES = 600
+# Caches of sockets; a leaked sock shows in one of them even if the count of TCP's own is right.
+SLAB_CACHES = ("TCP", "TCPv6", "request_sock_TCP", "request_sock_TCPv6", "tw_sock_TCP")
+
+
+def tcp():
+    """The line TCP of /proc/net/sockstat: inuse, orphan, tw, alloc, mem (in pages)."""
+    with open("/proc/net/sockstat", encoding="ascii") as file:
+        for line in file:
+            words = line.split()
+            if words[0] == "TCP:":
+                return dict(zip(words[1::2], map(int, words[2::2])))
+    raise AssertionError("no line TCP in /proc/net/sockstat")
+
+
+def slab():
+    """Active objects of the socket caches that are visible (merged caches are not)."""
+    found = {}
+    try:
+        with open("/proc/slabinfo", encoding="ascii") as file:
+            for line in file:
+                words = line.split()
+                if words[0] in SLAB_CACHES:
+                    found[words[0]] = int(words[1])
+    except OSError:
+        pass
+    return found
+
+
+class Baseline:
+    """Taken before the work; `check()` compares afterwards."""
+
+    def __init__(self):
+        self.tcp = tcp()
+        self.slab = slab()
+
+    def check(self, limit=15, slack_sockets=0):
+        """Waits until the counts are back at their base, else fails with both."""
+
+        def back():
+            now = tcp()
+            return (
+                now["alloc"] <= self.tcp["alloc"] + slack_sockets
+                and now["orphan"] <= self.tcp["orphan"]
+                and now["mem"] <= self.tcp["mem"] + TCP_MEM_SLACK_PAGES
+            )
+
+        try:
+            ktap.until(back, limit, "TCP counts back at their base")
+        except AssertionError as trouble:
+            raise AssertionError(f"{trouble}: before {self.tcp}, now {tcp()}") from None
+
+    def check_slab(self, per_cache):
+        """Fails if a socket cache holds more than `per_cache` objects above its base."""
+        now = slab()
+        grown = {
+            name: (self.slab.get(name, 0), count)
+            for name, count in now.items()
+            if count > self.slab.get(name, 0) + per_cache and not name.startswith("tw_")
+        }
+        ktap.check(not grown, f"slab caches grew by more than {per_cache} objects: {grown}")
+
+
+def kmemleak():
+    """Reports of kmemleak (debug kernel), or None where it is not there.
+
+    An object must be unreferenced in two scans and older than five seconds to be reported.
+    """
+    if not os.path.exists(KMEMLEAK):
+        return None
+    time.sleep(6)
+    for _ in range(2):
+        with open(KMEMLEAK, "w", encoding="ascii") as file:
+            file.write("scan\n")
+        time.sleep(1)
+    with open(KMEMLEAK, encoding="ascii", errors="replace") as file:
+        return file.read()
+
+
+def forget_leaks():
+    """Clears what kmemleak has reported so far."""
+    if os.path.exists(KMEMLEAK):
+        with open(KMEMLEAK, "w", encoding="ascii") as file:
+            file.write("clear\n")
