@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Squall's protocol code as an ordinary host crate.
+//!
+//! The same files are compiled into squall.ko; here they are tested, without a kernel.
+
+#![no_std]
+
+pub mod proto;

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pure protocol code: bytes in, decisions and bytes out.
+//!
+//! Uses `core` alone: no allocation, clock, randomness, logging or I/O. Received bytes stay where they
+//! are (in the kernel: in the socket's receive queue); a parser keeps offsets, as [`span::Span`]s, and
+//! looks the bytes up through [`span::Source`]. The way of a message is:
+//!
+//! 1. [`h1::HeadParser`] turns the bytes of a head, whenever they arrive, into a [`head::Head`].
+//! 2. [`request::Request`] or [`response::Response`] decides, once, what the head means: framing,
+//!    persistence, which fields travel on, whether it offers an upgrade.
+//! 3. [`h1::encode`] writes the head of the other leg.
+//! 4. [`h1::BodyDecoder`] tells content from framing without touching the content.
+//!
+//! A module may import only from those before it: `error`, `span`, `field`, `head`, `message`,
+//! `connection`, `target`, `ws`, `request`, `response`, `h1`.
+
+#![forbid(unsafe_code)]
+
+pub mod connection;
+pub mod error;
+pub mod field;
+pub mod h1;
+pub mod head;
+pub mod message;
+pub mod request;
+pub mod response;
+pub mod span;
+pub mod target;
+pub mod ws;
+
+pub use self::error::Error;

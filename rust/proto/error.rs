@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Every rule that a message can break: its counter's name and the status that answers it.
+
+/// Declares [`Error`] together with its tables, so that a rule is written down in one place.
+macro_rules! errors {
+    ($($(#[$doc:meta])* $variant:ident $name:literal $status:literal;)*) => {
+        /// A rule that a message broke. Nothing of such a message may be forwarded.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Error {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Error {
+            /// All rules, in the order of [`Error::index`].
+            pub const ALL: &'static [Error] = &[$(Error::$variant,)*];
+
+            /// Returns the stable name of the rule, as used for counters.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Error::$variant => $name,)*
+                }
+            }
+
+            /// Returns the status code that answers a request which broke the rule.
+            ///
+            /// A response that broke any rule is answered to the client with 502.
+            pub const fn status(self) -> u16 {
+                match self {
+                    $(Error::$variant => $status,)*
+                }
+            }
+
+            /// Returns the rule's place in [`Error::ALL`], for a table of counters.
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+errors! {
+    /// The head is longer than [`crate::proto::head::Limits::head`]. RFC 6585 section 5.
+    HeadTooLarge "head_too_large" 431;
+    /// The start line is longer than [`crate::proto::head::Limits::start_line`]. RFC 9110 section 15.5.15.
+    StartLineTooLong "start_line_too_long" 414;
+    /// A field line is longer than [`crate::proto::head::Limits::field_line`]. RFC 6585 section 5.
+    FieldLineTooLong "field_line_too_long" 431;
+    /// There are more fields than [`crate::proto::head::Limits::fields`]. RFC 6585 section 5.
+    TooManyFields "too_many_fields" 431;
+    /// The method is empty or not a token. RFC 9112 section 3.1.
+    BadMethod "bad_method" 400;
+    /// The request target has a byte that no request target has. RFC 9112 section 3.2.
+    BadTargetByte "bad_target_byte" 400;
+    /// The protocol version is not `HTTP/` digit `.` digit. RFC 9112 section 2.3.
+    BadVersion "bad_version" 400;
+    /// The protocol version is neither 1.0 nor 1.1. RFC 9110 section 15.6.6.
+    UnsupportedVersion "unsupported_version" 505;
+    /// The status code is not three digits from 100 to 599. RFC 9110 section 15.
+    BadStatus "bad_status" 502;
+    /// The reason phrase has a control byte. RFC 9112 section 4.
+    BadReason "bad_reason" 502;
+    /// A line ends otherwise than by CR LF. RFC 9112 section 2.2.
+    BadLineEnd "bad_line_end" 400;
+    /// A field name is empty, not a token, or not followed by a colon at once. RFC 9112 section 5.1.
+    BadFieldName "bad_field_name" 400;
+    /// A field value has a control byte. RFC 9110 section 5.5.
+    BadFieldValue "bad_field_value" 400;
+    /// A line begins with white space: obsolete line folding. RFC 9112 section 5.2.
+    Folded "folded" 400;
+    /// The method is CONNECT; this gateway has no tunnels of that kind. RFC 9110 section 9.3.6.
+    ConnectMethod "connect_method" 501;
+    /// The request target has none of the forms that its method may have. RFC 9112 section 3.2.
+    BadTarget "bad_target" 400;
+    /// An absolute request target's scheme is none of http, https, ws, wss. RFC 9112 section 3.2.2.
+    BadScheme "bad_scheme" 400;
+    /// The authority of the request target or of Host is not host[:port]. RFC 9110 section 7.2.
+    BadAuthority "bad_authority" 400;
+    /// There is no Host field in a request of HTTP/1.1. RFC 9112 section 3.2.
+    NoHost "no_host" 400;
+    /// There is more than one Host field. RFC 9112 section 3.2.
+    ManyHosts "many_hosts" 400;
+    /// Content-Length is not a decimal number below 2^63. RFC 9110 section 8.6.
+    BadContentLength "bad_content_length" 400;
+    /// There is more than one Content-Length field or value. RFC 9112 section 6.3.
+    ManyContentLengths "many_content_lengths" 400;
+    /// There are Content-Length and Transfer-Encoding. RFC 9112 section 6.3.
+    LengthAndCoding "length_and_coding" 400;
+    /// Transfer-Encoding is something else than `chunked`. RFC 9112 section 6.1.
+    BadTransferEncoding "bad_transfer_encoding" 400;
+    /// There is more than one Transfer-Encoding field. RFC 9112 section 6.1.
+    ManyTransferEncodings "many_transfer_encodings" 400;
+    /// Transfer-Encoding in a message of HTTP/1.0. RFC 9112 section 6.1.
+    CodingInHttp10 "coding_in_http10" 400;
+    /// A response that can have no content declares some. RFC 9110 section 8.6, RFC 9112 section 6.1.
+    BodyNotAllowed "body_not_allowed" 502;
+    /// The Connection field is not a list of tokens. RFC 9110 section 7.6.1.
+    BadConnection "bad_connection" 400;
+    /// Connection names more than [`crate::proto::connection::MAX_OPTIONS`] options.
+    TooManyOptions "too_many_options" 400;
+    /// Expect has another value than `100-continue`. RFC 9110 section 10.1.1.
+    BadExpect "bad_expect" 417;
+    /// The Upgrade field is not a list of protocols. RFC 9110 section 7.8.
+    BadUpgrade "bad_upgrade" 400;
+    /// An upgrade offer without exactly one Sec-WebSocket-Key of 16 bytes in base64. RFC 6455 section 4.1.
+    BadKey "bad_key" 400;
+    /// An upgrade offer without exactly one Sec-WebSocket-Version. RFC 6455 section 4.1.
+    NoWsVersion "no_ws_version" 400;
+    /// An upgrade offer for another version than 13. RFC 6455 section 4.4.
+    WsVersion "ws_version" 426;
+    /// Sec-WebSocket-Protocol is not a list of tokens, or is an empty one. RFC 6455 section 4.1.
+    BadSubprotocol "bad_subprotocol" 400;
+    /// Sec-WebSocket-Extensions is not a list of extensions. RFC 6455 section 9.1.
+    BadExtension "bad_extension" 400;
+    /// An upgrade offer names more subprotocols and extensions than fit [`crate::proto::ws::MAX_OFFER_TEXT`].
+    OfferTooLarge "offer_too_large" 431;
+    /// The server switches protocols without having been asked. RFC 9110 section 15.2.2.
+    UnaskedSwitch "unasked_switch" 502;
+    /// A 101 that has a Content-Length or Transfer-Encoding field. RFC 9110 section 8.6.
+    SwitchWithBody "switch_with_body" 502;
+    /// A 101 whose Upgrade is not exactly one `websocket`. RFC 6455 section 4.1.
+    SwitchProtocol "switch_protocol" 502;
+    /// A 101 without `upgrade` in Connection. RFC 6455 section 4.1.
+    SwitchConnection "switch_connection" 502;
+    /// A 101 without exactly one Sec-WebSocket-Accept equal to the one computed. RFC 6455 section 4.1.
+    SwitchAccept "switch_accept" 502;
+    /// A 101 with a subprotocol that was not offered. RFC 6455 section 4.1.
+    SwitchSubprotocol "switch_subprotocol" 502;
+    /// A 101 with an extension that was not offered. RFC 6455 section 4.1.
+    SwitchExtension "switch_extension" 502;
+    /// A chunk size is not 1 to 16 hexadecimal digits. RFC 9112 section 7.1.
+    BadChunkSize "bad_chunk_size" 400;
+    /// A chunk extension is malformed. RFC 9112 section 7.1.1.
+    BadChunkExtension "bad_chunk_extension" 400;
+    /// The line of a chunk size is longer than [`crate::proto::h1::MAX_CHUNK_LINE`].
+    ChunkLineTooLong "chunk_line_too_long" 400;
+    /// Chunk extensions outweigh the content by more than [`crate::proto::h1::MAX_CHUNK_EXCESS`].
+    ChunkExcess "chunk_excess" 400;
+    /// The chunks of a body add up to 2^63 bytes or more.
+    BodyTooLarge "body_too_large" 413;
+    /// The connection ended before the message did. RFC 9112 section 8.
+    Truncated "truncated" 400;
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fields: byte classes, the names this gateway knows, lists in values. RFC 9110 section 5.
+
+use super::span::{
+    Bytes,
+    Source,
+    Span, //
+};
+
+/// Byte may be in a token. RFC 9110 section 5.6.2.
+pub(super) const TOKEN: u8 = 1;
+/// Byte may be in a field value or reason phrase: visible, space, tab or obs-text. RFC 9110 section 5.5.
+pub(super) const VALUE: u8 = 2;
+/// Byte may be in a request target: visible ASCII but `"`, `#`, `<`, `>`, which every client must encode.
+pub(super) const TARGET: u8 = 4;
+/// Byte may be in a registered name: unreserved, or `%` of an encoded byte. RFC 3986 section 3.2.2.
+///
+/// Sub-delimiters are left out: no name in use has them, and a comma is how two hosts are smuggled as one.
+pub(super) const HOST: u8 = 8;
+/// Byte may be in base64. RFC 4648 section 4.
+pub(super) const BASE64: u8 = 16;
+
+/// Returns the classes of `byte`.
+#[inline]
+pub(super) const fn class(byte: u8) -> u8 {
+    CLASS[byte as usize]
+}
+
+#[allow(clippy::indexing_slicing)] // A byte cannot be outside a table of 256.
+static CLASS: [u8; 256] = {
+    let mut table = [0u8; 256];
+    let mut byte = 0usize;
+    while byte < 256 {
+        let b = byte as u8;
+        let mut class = 0;
+        if b.is_ascii_alphanumeric() {
+            class |= TOKEN | HOST | BASE64;
+        }
+        if matches!(
+            b,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        ) {
+            class |= TOKEN;
+        }
+        if matches!(b, b'-' | b'.' | b'_' | b'~' | b'%') {
+            class |= HOST;
+        }
+        if matches!(b, b'+' | b'/') {
+            class |= BASE64;
+        }
+        if b >= 0x20 && b != 0x7f || b == b'\t' {
+            class |= VALUE;
+        }
+        if b.is_ascii_graphic() && !matches!(b, b'"' | b'#' | b'<' | b'>') {
+            class |= TARGET;
+        }
+        table[byte] = class;
+        byte += 1;
+    }
+    table
+};
+
+/// Declares [`KnownField`] with its names, in the order of the alphabet (a test sees to that).
+macro_rules! known_fields {
+    ($($variant:ident $name:literal,)*) => {
+        /// A field that this gateway handles or protects, or [`KnownField::Other`].
+        ///
+        /// Every one of them except the hop-by-hop ones is protected: Connection cannot name it away.
+        /// None of them is passed on in a trailer section.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        #[allow(missing_docs)] // The names say it.
+        pub enum KnownField {
+            $($variant,)*
+            Other,
+        }
+
+        /// The known fields and their names in lower case, sorted.
+        static KNOWN: &[(&[u8], KnownField)] = &[$(($name, KnownField::$variant),)*];
+    };
+}
+
+known_fields! {
+    Authorization b"authorization",
+    CacheControl b"cache-control",
+    Connection b"connection",
+    ContentEncoding b"content-encoding",
+    ContentLength b"content-length",
+    ContentRange b"content-range",
+    ContentType b"content-type",
+    Cookie b"cookie",
+    Expect b"expect",
+    Forwarded b"forwarded",
+    Host b"host",
+    Http2Settings b"http2-settings",
+    KeepAlive b"keep-alive",
+    Location b"location",
+    MaxForwards b"max-forwards",
+    Origin b"origin",
+    ProxyAuthenticate b"proxy-authenticate",
+    ProxyAuthorization b"proxy-authorization",
+    ProxyConnection b"proxy-connection",
+    Range b"range",
+    SecWebSocketAccept b"sec-websocket-accept",
+    SecWebSocketExtensions b"sec-websocket-extensions",
+    SecWebSocketKey b"sec-websocket-key",
+    SecWebSocketProtocol b"sec-websocket-protocol",
+    SecWebSocketVersion b"sec-websocket-version",
+    SetCookie b"set-cookie",
+    Te b"te",
+    Trailer b"trailer",
+    TransferEncoding b"transfer-encoding",
+    Upgrade b"upgrade",
+    Via b"via",
+    WwwAuthenticate b"www-authenticate",
+    XForwardedFor b"x-forwarded-for",
+    XForwardedHost b"x-forwarded-host",
+    XForwardedProto b"x-forwarded-proto",
+}
+
+impl KnownField {
+    /// Says whether the field concerns one connection only and is never forwarded. RFC 9110 section 7.6.1.
+    pub const fn is_hop_by_hop(self) -> bool {
+        matches!(
+            self,
+            KnownField::Connection
+                | KnownField::Http2Settings
+                | KnownField::KeepAlive
+                | KnownField::ProxyConnection
+                | KnownField::Te
+                | KnownField::TransferEncoding
+                | KnownField::Upgrade
+        )
+    }
+}
+
+/// Recognises a field name from its pieces, looking at each byte once.
+///
+/// Holds the range of [`KNOWN`] whose names begin with the bytes seen so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NameMatcher {
+    low: u8,
+    high: u8,
+    seen: u8,
+}
+
+impl NameMatcher {
+    /// Returns a matcher that has seen nothing.
+    pub(super) const fn new() -> NameMatcher {
+        NameMatcher {
+            low: 0,
+            high: KNOWN.len() as u8,
+            seen: 0,
+        }
+    }
+
+    /// Takes the next bytes of the name.
+    pub(super) fn feed(&mut self, piece: &[u8]) {
+        let from = usize::from(self.seen);
+        let end = from.saturating_add(piece.len());
+        if let (0, Some(first)) = (from, piece.first()) {
+            (self.low, self.high) = RANGE[usize::from(first.to_ascii_lowercase() & 0x7f)];
+        }
+        while self.low < self.high {
+            // The names are sorted, so those that have `piece` at `from` are neighbours.
+            if Self::has(self.low, from, end, piece) {
+                break;
+            }
+            self.low = self.low.saturating_add(1);
+        }
+        while self.low < self.high && !Self::has(self.high.saturating_sub(1), from, end, piece) {
+            self.high = self.high.saturating_sub(1);
+        }
+        self.seen = u8::try_from(end).unwrap_or(u8::MAX);
+    }
+
+    /// Says which field's name was fed.
+    pub(super) fn finish(self) -> KnownField {
+        KNOWN
+            .get(usize::from(self.low)..usize::from(self.high))
+            .and_then(<[_]>::first)
+            .filter(|(name, _)| name.len() == usize::from(self.seen))
+            .map_or(KnownField::Other, |(_, known)| *known)
+    }
+
+    /// Says whether the known name at `place` has `piece` from byte `from` to `end`.
+    #[inline]
+    fn has(place: u8, from: usize, end: usize, piece: &[u8]) -> bool {
+        KNOWN
+            .get(usize::from(place))
+            .and_then(|(name, _)| name.get(from..end))
+            .is_some_and(|part| part.eq_ignore_ascii_case(piece))
+    }
+}
+
+/// For each first byte of a name, in lower case: the range of [`KNOWN`] that begins with it.
+static RANGE: [(u8, u8); 128] = {
+    let mut table = [(0u8, 0u8); 128];
+    let mut place = 0;
+    while place < KNOWN.len() {
+        let first = KNOWN[place].0[0] as usize;
+        if table[first].1 == 0 {
+            table[first].0 = place as u8;
+        }
+        place += 1;
+        table[first].1 = place as u8;
+    }
+    table
+};
+
+/// Says whether the span is a token: not empty, and every byte a tchar. RFC 9110 section 5.6.2.
+pub(super) fn is_token<S: Source + ?Sized>(span: Span, src: &S) -> bool {
+    !span.is_empty() && span.bytes(src).all(|byte| class(byte) & TOKEN != 0)
+}
+
+/// A list in a field value is malformed: a quoted string does not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BadList;
+
+/// The elements of a comma-separated list, without white space around them and without the empty
+/// ones that a recipient must ignore. RFC 9110 section 5.6.1.2.
+pub(super) struct Elements<'a, S: Source + ?Sized> {
+    bytes: Bytes<'a, S>,
+    at: u16,
+    separator: u8,
+}
+
+/// Iterates over the elements of the list in `value`; commas within quoted strings do not separate.
+pub(super) fn elements<S: Source + ?Sized>(value: Span, src: &S) -> Elements<'_, S> {
+    split(value, src, b',')
+}
+
+/// Like [`elements`] with another separator.
+pub(super) fn split<S: Source + ?Sized>(value: Span, src: &S, separator: u8) -> Elements<'_, S> {
+    Elements {
+        bytes: value.bytes(src),
+        at: value.start,
+        separator,
+    }
+}
+
+impl<S: Source + ?Sized> Iterator for Elements<'_, S> {
+    type Item = Result<Span, BadList>;
+
+    fn next(&mut self) -> Option<Result<Span, BadList>> {
+        let mut start = None;
+        let mut end = self.at;
+        let mut quoted = false;
+        let mut escaped = false;
+        for byte in self.bytes.by_ref() {
+            let place = self.at;
+            self.at = self.at.saturating_add(1);
+            if quoted {
+                quoted = escaped || byte != b'"';
+                escaped = !escaped && byte == b'\\';
+                end = self.at;
+                continue;
+            }
+            if byte == self.separator {
+                match start {
+                    Some(start) => return Some(Ok(Span::between(start, end))),
+                    None => continue,
+                }
+            }
+            if byte == b' ' || byte == b'\t' {
+                continue;
+            }
+            quoted = byte == b'"';
+            start.get_or_insert(place);
+            end = self.at;
+        }
+        if quoted {
+            return Some(Err(BadList));
+        }
+        start.map(|start| Ok(Span::between(start, end)))
+    }
+}

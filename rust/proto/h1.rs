@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! HTTP/1 on the wire: RFC 9112.
+
+pub mod encode;
+
+mod body;
+mod parser;
+
+pub use self::body::{
+    BodyDecoder,
+    Step,
+    MAX_CHUNK_EXCESS,
+    MAX_CHUNK_LINE, //
+};
+pub use self::parser::{
+    HeadParser,
+    Progress, //
+};

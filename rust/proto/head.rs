@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A parsed head, as spans: start line and field lines of one message, or a trailer section.
+
+use super::field::KnownField;
+use super::message::Version;
+use super::span::Span;
+
+/// Longest head, in bytes, that [`Limits`] can allow: offsets into a head are 16 bits wide.
+pub const MAX_HEAD: u16 = u16::MAX;
+
+/// Most field lines that [`Limits`] can allow: room in a [`Head`].
+pub const MAX_FIELDS: usize = 96;
+
+/// How large a head or trailer section may be. Each limit has an error of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes in the whole head, its empty line included: 1 to [`MAX_HEAD`].
+    pub head: u16,
+    /// Most bytes in the start line, its CR LF included.
+    pub start_line: u16,
+    /// Most bytes in one field line, its CR LF included.
+    pub field_line: u16,
+    /// Most field lines; no more than [`MAX_FIELDS`] whatever is set here.
+    pub fields: u16,
+}
+
+impl Limits {
+    /// Limits that the messages of browsers and common servers stay below.
+    pub const DEFAULT: Limits = Limits {
+        head: 32768,
+        start_line: 8192,
+        field_line: 16384,
+        fields: 96,
+    };
+
+    /// Limits for a trailer section.
+    pub const TRAILERS: Limits = Limits {
+        head: 8192,
+        start_line: 0,
+        field_line: 8192,
+        fields: 32,
+    };
+}
+
+/// One field line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The field name.
+    pub name: Span,
+    /// The field value without the white space around it; may be empty.
+    pub value: Span,
+    /// Which field it is, recognised while it was scanned.
+    pub known: KnownField,
+    /// Whether the line is exactly name, colon, one space, value, CR LF.
+    pub plain: bool,
+}
+
+impl Field {
+    /// What unused places of the table hold.
+    const UNUSED: Field = Field {
+        name: Span::EMPTY,
+        value: Span::EMPTY,
+        known: KnownField::Other,
+        plain: false,
+    };
+}
+
+/// The spans of a head. Scratch memory of about 1 KiB, owned by the caller of the parser.
+///
+/// Which of the start line's members have a meaning depends on the kind of parser that filled it.
+#[derive(Debug)]
+pub struct Head {
+    /// The method of a request.
+    pub method: Span,
+    /// The target of a request.
+    pub target: Span,
+    /// The reason phrase of a response; may be empty.
+    pub reason: Span,
+    /// The version in the start line.
+    pub version: Version,
+    /// The status code of a response: 100 to 599.
+    pub status: u16,
+    /// The length of the whole head in bytes, the empty line included; 0 until it is complete.
+    pub len: u16,
+    count: u16,
+    fields: [Field; MAX_FIELDS],
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Head {
+    /// Returns an empty head.
+    pub const fn new() -> Head {
+        Head {
+            method: Span::EMPTY,
+            target: Span::EMPTY,
+            reason: Span::EMPTY,
+            version: Version::Http11,
+            status: 0,
+            len: 0,
+            count: 0,
+            fields: [Field::UNUSED; MAX_FIELDS],
+        }
+    }
+
+    /// Returns the field lines in the order of their arrival.
+    pub fn fields(&self) -> &[Field] {
+        self.fields.get(..usize::from(self.count)).unwrap_or(&[])
+    }
+
+    /// Makes the head empty again, for the next message.
+    pub fn clear(&mut self) {
+        self.method = Span::EMPTY;
+        self.target = Span::EMPTY;
+        self.reason = Span::EMPTY;
+        self.version = Version::Http11;
+        self.status = 0;
+        self.len = 0;
+        self.count = 0;
+    }
+
+    /// Appends a field line unless there are `max` or [`MAX_FIELDS`] already; says whether it did.
+    pub(super) fn push(&mut self, field: Field, max: u16) -> bool {
+        if self.count >= max {
+            return false;
+        }
+        match self.fields.get_mut(usize::from(self.count)) {
+            Some(place) => {
+                *place = field;
+                self.count = self.count.saturating_add(1);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// A set of the field lines of one head, by their place in [`Head::fields`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FieldSet([u32; MAX_FIELDS.div_ceil(32)]);
+
+impl FieldSet {
+    /// The empty set.
+    pub const EMPTY: FieldSet = FieldSet([0; MAX_FIELDS.div_ceil(32)]);
+
+    /// Adds the field line at `place`; places beyond [`MAX_FIELDS`] are ignored.
+    pub fn insert(&mut self, place: usize) {
+        if let Some(word) = self.0.get_mut(place >> 5) {
+            *word |= 1 << (place & 31);
+        }
+    }
+
+    /// Removes the field line at `place`.
+    pub fn remove(&mut self, place: usize) {
+        if let Some(word) = self.0.get_mut(place >> 5) {
+            *word &= !(1 << (place & 31));
+        }
+    }
+
+    /// Says whether the field line at `place` is in the set.
+    pub fn contains(self, place: usize) -> bool {
+        self.0
+            .get(place >> 5)
+            .is_some_and(|word| word >> (place & 31) & 1 == 1)
+    }
+}
