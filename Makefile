@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a person types. The work is done by Kbuild (the module) and by the scripts in tools/ (everything around it).
+# `make help` lists the targets.
+
+# A tree of the target kernel that modules with Rust can be built against. Unset, one is made in the cache.
+KDIR ?=
+
+.DEFAULT_GOAL := all
+.PHONY: all module debug-module demo test check fmt clean distclean help
+
+all: module
+
+module:
+ifneq ($(KDIR),)
+	+$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/native modules
+else
+	+@tools/env module stock
+endif
+
+debug-module:
+	+@tools/env module debug
+
+demo: module
+	@tools/demo
+
+test:
+	@tools/test
+
+check:
+	@tools/check
+
+fmt:
+	@tools/check --fix-format
+
+clean:
+	@tools/env unbuild
+
+distclean: clean
+	@tools/env clean
+
+help:
+	@echo 'make               builds squall.ko for the stock kernel of Debian 13, and what that needs'
+	@echo 'make KDIR=TREE     builds squall.ko with the tools of this machine against a prepared kernel tree (see README.md)'
+	@echo 'make demo          a chat through Squall in a virtual machine, reachable from this machine; Ctrl-C ends it'
+	@echo 'make test          everything: host tests, lints, KUnit, selftests on the stock and on the debug kernel'
+	@echo 'make check         formatting, lints and the rules of the house only'
+	@echo 'make fmt           formats the Rust sources'
+	@echo 'make debug-module  builds squall.ko and squall_kunit.ko for the debug kernel'
+	@echo 'make clean         removes what was built from this checkout'
+	@echo 'make distclean     also removes the cache: toolchain, kernels, guest image'
+	@echo
+	@echo 'Variables: SQUALL_CACHE=DIR (default ~/.cache/squall), SQUALL_MIRROR=URL (a Debian mirror; default: that of this'
+	@echo 'machine'"'"'s apt), KERNEL_TARBALL=FILE (the kernel source, when the archive no longer has it)'
