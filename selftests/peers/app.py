@@ -37,9 +37,14 @@ def refuse(connection, request):
     return None
 
 
+def choose(_connection, offered):
+    """The newest subprotocol that is offered, or none."""
+    return next((name for name in ("chat.v2", "chat.v1") if name in offered), None)
+
+
 async def main():
     """Serves until killed."""
-    options = {"max_size": 32 << 20, "process_request": refuse, "subprotocols": ["chat.v2", "chat.v1"]}
+    options = {"max_size": 32 << 20, "process_request": refuse, "select_subprotocol": choose}
     host, port = sys.argv[1], int(sys.argv[2])
     # Keep-alive pings would disturb tests that stop reading on purpose.
     async with serve(echo, host, port, ping_interval=None, close_timeout=5, **options):
