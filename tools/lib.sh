@@ -82,38 +82,12 @@ hint_of() {
     esac
 }
 
-# inside COMMAND…: runs COMMAND in the toolchain tree, as root, in its own mount and process namespaces: nothing stays mounted and
-# nothing stays running when it ends, however it ends. The checkout and the cache are seen at their own paths; the working
-# directory is kept when it lies in either of them. BIND may name more directories or files (one per line) to be seen at their own paths.
+# inside COMMAND…: runs COMMAND in the toolchain tree, as root. The checkout and the cache are seen at their own paths; the working
+# directory is kept when it lies in either of them. BIND may name more paths to be seen, one per line.
 inside() {
-    local root
-    root=$(dir_of toolchain)/root
-    # shellcheck disable=SC2016  # expanded by the inner shell
-    SQUALL_ROOT=$root SQUALL_BIND="$TOP
+    SQUALL_ROOT=$(dir_of toolchain)/root SQUALL_BIND="$TOP
 $CACHE
-${BIND:-}" SQUALL_CWD=$PWD exec_inside "$@"
-}
-
-exec_inside() {
-    # shellcheck disable=SC2016  # expanded by the inner shell
-    unshare --mount --propagation private --pid --fork --kill-child=KILL -- /bin/bash -c '
-        set -e
-        root=$SQUALL_ROOT
-        mount --bind "$root" "$root"
-        mount -t proc proc "$root/proc"
-        mount --rbind /dev "$root/dev"
-        mount -t tmpfs tmpfs "$root/tmp"
-        while read -r path; do
-            [ -n "$path" ] || continue
-            if [ -d "$path" ]; then mkdir -p "$root$path"; else mkdir -p "$root${path%/*}"; touch "$root$path"; fi
-            mount --rbind "$path" "$root$path"
-        done <<<"$SQUALL_BIND"
-        cwd=$SQUALL_CWD
-        [ -d "$root$cwd" ] || cwd=/
-        unset SQUALL_ROOT SQUALL_BIND SQUALL_CWD
-        export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
-        exec chroot "$root" /bin/sh -c "cd \"\$1\" && shift && exec \"\$@\"" sh "$cwd" "$@"
-    ' bash "$@"
+${BIND:-}" SQUALL_CWD=$PWD "$TOOLS/inside" "$@"
 }
 
 # mirror: Debian's mirror as the host's own apt knows it, one-line or deb822 sources alike.
