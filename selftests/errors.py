@@ -93,7 +93,7 @@ def refused():
 @case("504 when the server accepts but never answers", limit=60)
 def silent():
     hang = lambda peer, _number: peer.read_rest()
-    with wire.RawServer(hang) as server, squall.sysctl(response_timeout=1000 * ktap.TIME_FACTOR):
+    with wire.RawServer(hang) as server, squall.sysctl(response_timeout_ms=1000 * ktap.TIME_FACTOR):
         with squall.Listener(server) as web, web.connect() as client:
             start = time.monotonic()
             client.send(wire.request())
@@ -231,7 +231,7 @@ def gone_client():
 
 @case("a head that is never completed is answered with 408 and closed", limit=60)
 def slow_head():
-    with squall.sysctl(request_timeout=1000 * ktap.TIME_FACTOR):
+    with squall.sysctl(head_timeout_ms=1000 * ktap.TIME_FACTOR):
         with squall.Listener(peers.shared(peers.node_app)) as web, web.connect() as client:
             start = time.monotonic()
             for byte in b"GET / HTTP/1.1\r\nHost: t\r\n":

@@ -247,10 +247,10 @@ class RawServer:
     other exception fails the test when the server is left.
     """
 
-    def __init__(self, handler, host="127.0.0.1", port=None, namespace=None, backlog=128, mss=None):
+    def __init__(self, handler, host="127.0.0.1", port=None, namespace=None, backlog=128, mss=None, rcvbuf=None):
         self.handler = handler
         self.host, self.port = host, port or free_port()
-        self.namespace, self.backlog, self.mss = namespace, backlog, mss
+        self.namespace, self.backlog, self.mss, self.rcvbuf = namespace, backlog, mss, rcvbuf
         self.accepted = 0
         self.wires = []
         self.trouble = []
@@ -272,6 +272,8 @@ class RawServer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self.mss:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, self.mss)
+        if self.rcvbuf:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.rcvbuf)
         listener.bind((self.host, self.port))
         listener.listen(self.backlog)
         self.listener = listener
@@ -315,6 +317,8 @@ class RawServer:
                 wire.sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+            # Also for a handler that waits for something else than this connection.
+            wire.close()
         self.wires.clear()
 
     def reset_all(self):

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Watches TCP segments on an interface by a packet socket: what was really sent, and when."""
+
+import socket
+import struct
+import threading
+import time
+
+_ETH_P_ALL = 3
+_PACKET_OUTGOING = 4
+SYN, RST, FIN, ACK = 0x02, 0x04, 0x01, 0x10
+
+
+class Sniffer:
+    """Collects (time, source port, destination port, flags, payload length) of outgoing IPv4 TCP segments."""
+
+    def __init__(self, interface="lo"):
+        self.interface = interface
+        self.segments = []
+        self.sock = None
+
+    def __enter__(self):
+        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self.sock.bind((self.interface, _ETH_P_ALL))
+        self.sock.settimeout(0.2)
+        threading.Thread(target=self._collect, args=(self.sock,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        sock, self.sock = self.sock, None
+        sock.close()
+
+    def _collect(self, sock):
+        while self.sock is sock:
+            try:
+                # Enough for both headers with all their options.
+                packet, origin = sock.recvfrom(128)
+            except socket.timeout:
+                continue
+            except OSError:
+                return
+            if origin[2] != _PACKET_OUTGOING or packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP:
+                continue
+            start = (packet[0] & 15) * 4
+            length = struct.unpack_from("!H", packet, 2)[0]
+            source, target = struct.unpack_from("!HH", packet, start)
+            payload = length - start - (packet[start + 12] >> 4) * 4
+            self.segments.append((time.monotonic(), source, target, packet[start + 13], payload))
+
+    def attempts(self, port):
+        """Times of the SYNs to `port` so far."""
+        return [t for t, _, target, flags, _ in list(self.segments) if target == port and flags & (SYN | ACK) == SYN]

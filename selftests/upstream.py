@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Servers that are down, refuse, vanish, die and restart: what clients see, and recovery without a touch."""
+
+import select
+import socket
+import threading
+import time
+
+from lib import ktap, netns, peers, rt, session, squall, sniff, wire, ws
+from lib.ktap import case, check, equal, until
+
+FAILED = (502, 503, 504)
+# Time limits small enough for a test, and large enough for the debug kernel.
+QUICK = {
+    "connect_timeout_ms": 500 * ktap.TIME_FACTOR,
+    "response_timeout_ms": 1000 * ktap.TIME_FACTOR,
+    "queue_timeout_ms": 500 * ktap.TIME_FACTOR,
+    "backoff_max_ms": 500,
+}
+
+
+def get(web, target="/", timeout=20):
+    """Status and body of one request on a connection of its own."""
+    with web.connect(timeout=timeout) as client:
+        client.send(wire.request(target))
+        head, body = client.read_response()
+        return head.status, body
+
+
+def recovers(web, limit=10):
+    """Waits until requests succeed again."""
+    until(lambda: get(web)[0] == 200, limit, "a request is served again", pause=0.1)
+
+
+HELLO = wire.plain_handler(lambda head, _body: wire.response(head.start.split(" ")[1].encode()))
+
+
+@case("a server that is down at the start is connected to as soon as it is up")
+def down_at_start():
+    server = wire.RawServer(HELLO)
+    with squall.sysctl(**QUICK), squall.Listener(server, wait=False) as web:
+        for _ in range(3):
+            equal(get(web)[0], 502, "status while the server refuses")
+        time.sleep(1)
+        with server:
+            recovers(web, 5)
+            web.wait_ready()
+
+
+@case("connection attempts back off exponentially up to the limit, with jitter", limit=60)
+def backoff():
+    low, high = 50, 800
+    server = wire.RawServer(HELLO)
+    with squall.sysctl(backoff_min_ms=low, backoff_max_ms=high), sniff.Sniffer() as seen:
+        with squall.Listener(server, connections=1, wait=False) as web:
+            until(lambda: len(seen.attempts(server.port)) >= 15, 40, "15 attempts")
+            times = seen.attempts(server.port)
+            stats = web.server_stats()
+        gaps = [1000 * (b - a) for a, b in zip(times, times[1:])]
+        ktap.note("gaps in ms: " + " ".join(f"{gap:.0f}" for gap in gaps))
+        nominal = low
+        for number, gap in enumerate(gaps):
+            # Up to a half of jitter, and a tick and the machine's load on top of it.
+            check(0.45 * nominal <= gap <= 1.6 * nominal + 60, f"gap {number} is {gap:.0f} ms at {nominal} ms")
+            nominal = min(2 * nominal, high)
+        last = gaps[-9:]
+        spread = (max(last) - min(last)) / (sum(last) / len(last))
+        check(spread > 0.1, f"the gaps at the limit differ by {spread:.0%} only: no jitter")
+        check(stats["connect_failed"] >= 14, f"failed attempts in the stats: {stats}")
+        equal(stats["connected"], 0, "connected in the stats")
+
+
+@case("a server that refuses after it had served is given up at once and found again")
+def refuses_later():
+    server = wire.RawServer(HELLO).start()
+    with squall.sysctl(**QUICK), squall.Listener(server) as web:
+        equal(get(web)[0], 200, "status before")
+        server.stop()
+        until(lambda: get(web)[0] == 502, 5, "502 while the server is down")
+        until(lambda: web.server_stats()["connected"] == 0, 5, "no connection in the stats")
+        server.start()
+        recovers(web)
+        server.stop()
+
+
+@case("a server that vanishes gives 504 or 502 in time and comes back by itself", limit=90)
+def vanishes():
+    with netns.Namespace("far", 1) as far, squall.sysctl(**QUICK):
+        with wire.RawServer(HELLO, host=far.address, namespace=far) as server, squall.Listener(server) as web:
+            equal(get(web)[0], 200, "status before")
+            far.run("ip link set far down")
+            for _ in range(4):
+                start = time.monotonic()
+                check(get(web)[0] in FAILED, "status while the server is gone")
+                took = (time.monotonic() - start) / ktap.TIME_FACTOR
+                check(took < 4, f"answered after {took:.1f} s only")
+            far.run("ip link set far up")
+            recovers(web)
+
+
+@case("a server that dies with requests under way gives 502 for them, and for no other")
+def dies_under_way():
+    got = threading.Event()
+
+    def serve(peer, _number):
+        while True:
+            head = peer.read_head()
+            if "/die" in head.start:
+                got.set()
+                peer.reset()
+                return
+            peer.send(wire.response(b"fine"))
+
+    with wire.RawServer(serve) as server, squall.Listener(server) as web, web.connect() as client:
+        for _ in range(3):
+            client.send(wire.request("/die", "POST", body=b"not to be repeated"))
+            equal(client.read_response()[0].status, 502, "status of the request that was under way")
+            check(got.wait(ktap.seconds(5)), "the request reached the server")
+            web.wait_ready()
+            client.send(wire.request("/"))
+            equal(client.read_response()[1], b"fine", "the next request")
+
+
+@case("idle connections that the server closes are replaced")
+def idle_closed():
+    with wire.RawServer(HELLO) as server, squall.Listener(server, connections=4) as web:
+        for _ in range(3):
+            before = server.accepted
+            for peer in list(server.wires):
+                peer.sock.shutdown(socket.SHUT_RDWR)
+            until(lambda: server.accepted >= before + 4, 10, "four new connections")
+            web.wait_ready()
+            equal(get(web), (200, b"/"), "response")
+
+
+@case("with one of two servers down every request is served by the other", limit=60)
+def one_of_two():
+    with wire.RawServer(HELLO) as up:
+        down = wire.RawServer(HELLO).start()
+        with squall.sysctl(**QUICK), squall.Listener(up, down) as web:
+            for _ in range(10):
+                equal(get(web)[0], 200, "status with both")
+            down.stop()
+            until(lambda: web.server_stats(1)["connected"] == 0, 5, "the loss is noticed")
+            for _ in range(20):
+                equal(get(web)[0], 200, "status with one")
+
+
+@case("a server that restarts five times under load disturbs nothing for longer than it is down", limit=120)
+def restarts_under_load():
+    stop, trouble, counts = threading.Event(), [], {"good": 0, "failed": 0}
+
+    def load(web, name):
+        number = 0
+        try:
+            while not stop.is_set():
+                number += 1
+                target = f"/{name}/{number}"
+                try:
+                    status, body = get(web, target)
+                except (wire.Closed, ConnectionResetError):
+                    # Cut short in the middle of a response: an ending that is seen, not a wrong answer.
+                    counts["failed"] += 1
+                    continue
+                if status == 200:
+                    equal(body, target.encode(), "body")
+                    counts["good"] += 1
+                else:
+                    check(status in FAILED, f"status {status}")
+                    counts["failed"] += 1
+        except Exception as error:  # told to the case's own thread
+            trouble.append(error)
+
+    server = wire.RawServer(HELLO).start()
+    with squall.sysctl(**QUICK), squall.Listener(server) as web:
+        threads = [threading.Thread(target=load, args=(web, n), daemon=True) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            time.sleep(0.5)
+            server.stop()
+            time.sleep(0.5)
+            server.start()
+            before = counts["good"]
+            until(lambda: counts["good"] > before + 5 or trouble, 10, "requests served again")
+        stop.set()
+        for thread in threads:
+            thread.join()
+        ktap.note(str(counts))
+        check(not trouble, lambda: repr(trouble[0]))
+        server.stop()
+
+
+@case("reconnection, requests and tunnels go on while real-time tasks hold every CPU", limit=60)
+def real_time():
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("127.0.0.1", wire.free_port()))
+    address = f"127.0.0.1:{server.getsockname()[1]}"
+    settings = squall.sysctl(**(QUICK | {"backoff_max_ms": 200}))
+    with settings, squall.Listener(address, connections=2, wait=False) as web:
+        until(lambda: web.server_stats()["connect_failed"] >= 3, 10, "attempts while the server is down")
+        with rt.Hogs() as hogs:
+            # This process is the only one of user space that runs now, and only when it has something to do.
+            start = time.monotonic()
+            server.listen(16)  # from here the handshake is completed by the server's kernel alone
+            until(lambda: web.server_stats()["connected"] >= 2, 5, "reconnected while every CPU is held", 0.01)
+            took = time.monotonic() - start
+            with web.connect() as client:
+                client.send(ws.offer())
+                server.settimeout(ktap.seconds(5))
+                ends = [wire.Wire(server.accept()[0]) for _ in range(2)]
+                # The request came on one of the two persistent connections.
+                readable = select.select([end.sock for end in ends], [], [], ktap.seconds(5))[0]
+                far = next(end for end in ends if end.sock in readable)
+                far.send(ws.switching(far.read_head()))
+                equal(client.read_head().status, 101, "status")
+                client.send(b"ping")
+                equal(far.read(4), b"ping", "bytes to the server")
+                far.send(b"pong")
+                equal(client.read(4), b"pong", "bytes to the client")
+            idle = hogs.ordinary_progress()
+        ktap.note(f"reconnected after {1000 * took:.0f} ms; an ordinary task got {idle:.1%} of its share")
+        check(idle < 0.2, f"the CPUs were not held: an ordinary task got {idle:.1%} of its share")
+        for end in ends:
+            end.close()
+    server.close()
+
+
+session.main()
