@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Bad networks between namespaces: tiny segments, loss, reordering, urgent data, clients that are gone."""
+
+import hashlib
+import os
+import socket
+import threading
+import time
+
+from lib import ktap, netns, session, squall, wire, ws
+from lib.ktap import case, check, equal, until
+
+LENGTH = ktap.scaled(4 << 20, 1 << 20)
+BODY = os.urandom(LENGTH)
+MD5 = hashlib.md5(BODY).hexdigest()
+
+
+def echo_body(_head, body):
+    return wire.response(body, fields=[f"X-MD5: {hashlib.md5(body).hexdigest()}"])
+
+
+def feed(client, data):
+    """Sends in the background, so that what comes back can be read meanwhile."""
+    thread = threading.Thread(target=client.send, args=(data,), daemon=True)
+    thread.start()
+    return thread
+
+
+def transfer(near, far, mss=None):
+    """A tunnel and an HTTP exchange with bodies, between two namespaces, checked by MD5."""
+    options = {"host": far.address, "namespace": far, "mss": mss}
+    with ws.echo_server(**options) as server, squall.Listener(server, host=near.gateway) as web:
+        with ws.open_tunnel(web, namespace=near, timeout=60, mss=mss) as client:
+            feed(client, BODY)
+            equal(client.read_md5(LENGTH), MD5, "MD5 of what came back through the tunnel")
+    with wire.RawServer(wire.plain_handler(echo_body), **options) as server:
+        with squall.Listener(server, host=near.gateway) as web:
+            with web.connect(namespace=near, timeout=60, mss=mss) as client:
+                feed(client, wire.request("/", "POST", body=BODY))
+                head = client.read_head()
+                equal(head.get("X-MD5"), MD5, "MD5 at the server")
+                equal(client.read_md5(LENGTH), MD5, "MD5 of the response's body")
+
+
+class two_ends:
+    """Namespaces for a client and a server."""
+
+    def __enter__(self):
+        self.near, self.far = netns.Namespace("near", 1), netns.Namespace("far", 2)
+        self.near.__enter__()
+        try:
+            self.far.__enter__()
+        except BaseException:
+            self.near.__exit__()
+            raise
+        return self.near, self.far
+
+    def __exit__(self, *_):
+        self.far.__exit__()
+        self.near.__exit__()
+
+
+@case("transfers between namespaces are whole", limit=60)
+def plain():
+    with two_ends() as (near, far):
+        transfer(near, far)
+
+
+@case("transfers are whole with 1% loss on both links", limit=120)
+def loss():
+    with two_ends() as (near, far), near.impaired("loss 1% delay 2ms"), far.impaired("loss 1% delay 2ms"):
+        transfer(near, far)
+
+
+@case("transfers are whole with reordering, duplicates and 1% loss", limit=120)
+def reorder():
+    netem = "delay 5ms 2ms reorder 75% 50% duplicate 2% loss 1%"
+    with two_ends() as (near, far), near.impaired(netem), far.impaired(netem):
+        transfer(near, far)
+
+
+@case("transfers are whole with segments of 88 bytes", limit=150)
+def tiny_segments():
+    with two_ends() as (near, far):
+        transfer(near, far, mss=88)
+
+
+@case("transfers are whole with the smallest MTU of IPv4 hosts", limit=120)
+def small_mtu():
+    with two_ends() as (near, far):
+        for end in (near, far):
+            netns.shell(f"ip link set {end.name} mtu 576")
+            end.run(f"ip link set {end.name} mtu 576")
+        transfer(near, far)
+
+
+@case("a tunnel outlives a link that is gone for a second")
+def outage():
+    with two_ends() as (near, far):
+        with ws.echo_server(host=far.address, namespace=far) as server:
+            with squall.Listener(server, host=near.gateway) as web, ws.open_tunnel(web, namespace=near) as client:
+                far.run("ip link set far down")
+                client.send(b"during the outage")
+                time.sleep(1)
+                far.run("ip link set far up")
+                equal(client.read(17), b"during the outage", "echo after the outage")
+
+
+@case("an urgent byte stalls neither a tunnel nor a request, in either direction")
+def urgent():
+    with ws.echo_server() as server, squall.Listener(server) as web, ws.open_tunnel(web) as client:
+        client.send(b"12")
+        client.sock.send(b"3", socket.MSG_OOB)
+        client.send(b"45")
+        equal(client.read_until(b"45").replace(b"3", b""), b"1245", "bytes around the urgent one")
+
+    def serve(peer, _number):
+        peer.send(b"ab")
+        peer.sock.send(b"c", socket.MSG_OOB)
+        peer.send(b"de")
+        peer.read_rest()
+
+    with ws.tunnel_server(serve) as server, squall.Listener(server) as web, ws.open_tunnel(web) as client:
+        equal(client.read_until(b"de").replace(b"c", b""), b"abde", "bytes around the urgent one")
+    hello = wire.plain_handler(lambda _head, body: wire.response(b"%d" % len(body)))
+    with wire.RawServer(hello) as server, squall.Listener(server) as web, web.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\n12")
+        client.sock.send(b"3", socket.MSG_OOB)
+        client.send(b"45")
+        equal(client.read_response()[1], b"5", "length of the body that the server got")
+
+
+@case("clients that reset during the handshake or at once leave nothing and disturb no one", limit=60)
+def gone_in_handshake():
+    with ws.echo_server() as server, squall.Listener(server) as web:
+        for number in range(ktap.scaled(300, 60)):
+            client = wire.Wire(socket.socket())
+            client.sock.setblocking(False)
+            client.sock.connect_ex((web.host, web.port))
+            if number % 3 == 1:
+                time.sleep(0.001)
+            elif number % 3 == 2:
+                client.sock.settimeout(5)
+                until(lambda: _try_send(client, ws.offer()[: number % 150]), 5, "the connection")
+            client.reset()
+        with ws.open_tunnel(web) as client:
+            client.send(b"fine")
+            equal(client.read(4), b"fine", "echo")
+        until(lambda: web.stats()["connections"] == 0, 10, "no client's connection left")
+
+
+def _try_send(client, data):
+    try:
+        client.sock.send(data)
+        return True
+    except (BlockingIOError, OSError):
+        return False
+
+
+@case("a client that is gone before the 101 frees its server's connection, by FIN or by RST")
+def gone_before_101():
+    for leave in (wire.Wire.close, wire.Wire.reset):
+        asked, ended = threading.Event(), threading.Event()
+
+        def serve(peer, _number, asked=asked, ended=ended):
+            head = peer.read_head()
+            asked.set()
+            time.sleep(0.3)
+            try:
+                peer.send(ws.switching(head) + b"too late")
+                peer.read_rest()
+            except OSError:
+                pass
+            ended.set()
+
+        with wire.RawServer(serve) as server, squall.Listener(server, connections=1) as web:
+            client = web.connect()
+            client.send(ws.offer())
+            check(asked.wait(ktap.seconds(5)), "the offer reached the server")
+            leave(client)
+            check(ended.wait(ktap.seconds(10)), "the server's connection was left open")
+            until(lambda: web.stats()["connections"] == 0, 10, "no client's connection left")
+            until(lambda: web.stats()["tunnels"] == 0, 10, "no tunnel left")
+            web.wait_ready()
+
+
+session.main()
