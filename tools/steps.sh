@@ -122,6 +122,7 @@ build_image() {
     release=$(cat "$stock/release")
     debootstrap "$TOOLS/packages.guest" "$1/root"
     rm -rf "$1/root"/var/cache/apt/*.bin "$1/root"/var/lib/apt/lists/* "$1/root/boot"
+    mkdir -p "$1/root/usr/lib/modules"
     cp -a "$stock/modules/lib/modules/$release" "$1/root/usr/lib/modules/"
     echo squall >"$1/root/etc/hostname"
     printf '127.0.0.1 localhost squall\n::1 localhost\n' >"$1/root/etc/hosts"
