@@ -7,3 +7,8 @@
 #![no_std]
 
 pub mod proto;
+
+#[path = "proto/replay.rs"]
+pub mod replay;
+#[path = "proto/vectors.rs"]
+pub mod vectors;

@@ -3,11 +3,20 @@
 //! Connection options and which fields travel on. RFC 9110 section 7.6.1.
 
 use super::error::Error;
+use super::field::{
+    elements,
+    is_token,
+    BadList,
+    KnownField, //
+};
 use super::head::{
     FieldSet,
     Head, //
 };
-use super::span::Source;
+use super::span::{
+    Source,
+    Span, //
+};
 
 /// Most options that the Connection fields of one message may name.
 pub const MAX_OPTIONS: u8 = 16;
@@ -30,7 +39,41 @@ impl Options {
     ///
     /// An option that names a protected field, such as Host or X-Forwarded-For, is ignored.
     pub fn from_head<S: Source + ?Sized>(head: &Head, src: &S) -> Result<Options, Error> {
-        let _ = (head, src);
-        Ok(Options::default())
+        let mut options = Options::default();
+        let mut count = 0u8;
+        for field in head.fields() {
+            if field.known != KnownField::Connection {
+                continue;
+            }
+            for option in elements(field.value, src) {
+                let option = option.map_err(|BadList| Error::BadConnection)?;
+                if !is_token(option, src) {
+                    return Err(Error::BadConnection);
+                }
+                count = count.saturating_add(1);
+                if count > MAX_OPTIONS {
+                    return Err(Error::TooManyOptions);
+                }
+                options.add(option, head, src);
+            }
+        }
+        Ok(options)
+    }
+
+    /// Takes one option into account.
+    fn add<S: Source + ?Sized>(&mut self, option: Span, head: &Head, src: &S) {
+        if option.eq_ignore_case(src, b"keep-alive") {
+            self.keep_alive = true;
+        } else if option.eq_ignore_case(src, b"close") {
+            self.close = true;
+        } else if option.eq_ignore_case(src, b"upgrade") {
+            self.upgrade = true;
+        } else {
+            for (place, field) in head.fields().iter().enumerate() {
+                if field.known == KnownField::Other && field.name.same_ignore_case(src, option) {
+                    self.nominated.insert(place);
+                }
+            }
+        }
     }
 }

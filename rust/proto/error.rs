@@ -81,9 +81,9 @@ errors! {
     NoHost "no_host" 400;
     /// There is more than one Host field. RFC 9112 section 3.2.
     ManyHosts "many_hosts" 400;
-    /// Content-Length is not a decimal number below 2^63. RFC 9110 section 8.6.
+    /// Content-Length is not one decimal number below 2^63 without leading zeros. RFC 9110 section 8.6.
     BadContentLength "bad_content_length" 400;
-    /// There is more than one Content-Length field or value. RFC 9112 section 6.3.
+    /// There is more than one Content-Length field. RFC 9112 section 6.3.
     ManyContentLengths "many_content_lengths" 400;
     /// There are Content-Length and Transfer-Encoding. RFC 9112 section 6.3.
     LengthAndCoding "length_and_coding" 400;

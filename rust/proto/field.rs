@@ -14,7 +14,7 @@ pub(super) const TOKEN: u8 = 1;
 pub(super) const VALUE: u8 = 2;
 /// Byte may be in a request target: visible ASCII but `"`, `#`, `<`, `>`, which every client must encode.
 pub(super) const TARGET: u8 = 4;
-/// Byte may be in a registered name: unreserved, or `%` of an encoded byte. RFC 3986 section 3.2.2.
+/// Byte may be in a registered name as it is: unreserved. RFC 3986 section 3.2.2.
 ///
 /// Sub-delimiters are left out: no name in use has them, and a comma is how two hosts are smuggled as one.
 pub(super) const HOST: u8 = 8;
@@ -23,11 +23,12 @@ pub(super) const BASE64: u8 = 16;
 
 /// Returns the classes of `byte`.
 #[inline]
+#[allow(clippy::indexing_slicing)] // No byte is outside a table of 256.
 pub(super) const fn class(byte: u8) -> u8 {
     CLASS[byte as usize]
 }
 
-#[allow(clippy::indexing_slicing)] // A byte cannot be outside a table of 256.
+#[allow(clippy::indexing_slicing)] // Evaluated by the compiler.
 static CLASS: [u8; 256] = {
     let mut table = [0u8; 256];
     let mut byte = 0usize;
@@ -56,7 +57,7 @@ static CLASS: [u8; 256] = {
         ) {
             class |= TOKEN;
         }
-        if matches!(b, b'-' | b'.' | b'_' | b'~' | b'%') {
+        if matches!(b, b'-' | b'.' | b'_' | b'~') {
             class |= HOST;
         }
         if matches!(b, b'+' | b'/') {
@@ -173,7 +174,8 @@ impl NameMatcher {
         let from = usize::from(self.seen);
         let end = from.saturating_add(piece.len());
         if let (0, Some(first)) = (from, piece.first()) {
-            (self.low, self.high) = RANGE[usize::from(first.to_ascii_lowercase() & 0x7f)];
+            let range = RANGE.get(usize::from(first.to_ascii_lowercase()));
+            (self.low, self.high) = range.copied().unwrap_or((0, 0));
         }
         while self.low < self.high {
             // The names are sorted, so those that have `piece` at `from` are neighbours.
@@ -208,6 +210,7 @@ impl NameMatcher {
 }
 
 /// For each first byte of a name, in lower case: the range of [`KNOWN`] that begins with it.
+#[allow(clippy::indexing_slicing)] // Evaluated by the compiler.
 static RANGE: [(u8, u8); 128] = {
     let mut table = [(0u8, 0u8); 128];
     let mut place = 0;

@@ -6,6 +6,7 @@ pub mod encode;
 
 mod body;
 mod parser;
+mod scan;
 
 pub use self::body::{
     BodyDecoder,

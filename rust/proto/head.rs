@@ -140,6 +140,29 @@ impl Head {
     }
 }
 
+/// How often a field occurs that may occur once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occurrence {
+    Absent,
+    Once(Span),
+    Many,
+}
+
+impl Occurrence {
+    /// Counts one more field line, with this value.
+    pub(super) fn add(&mut self, value: Span) {
+        *self = match self {
+            Occurrence::Absent => Occurrence::Once(value),
+            _ => Occurrence::Many,
+        };
+    }
+
+    /// Says whether there is any field line.
+    pub(super) fn is_present(self) -> bool {
+        self != Occurrence::Absent
+    }
+}
+
 /// A set of the field lines of one head, by their place in [`Head::fields`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FieldSet([u32; MAX_FIELDS.div_ceil(32)]);
@@ -155,11 +178,13 @@ impl FieldSet {
         }
     }
 
-    /// Removes the field line at `place`.
-    pub fn remove(&mut self, place: usize) {
-        if let Some(word) = self.0.get_mut(place >> 5) {
-            *word &= !(1 << (place & 31));
+    /// Returns the set without the field lines of `other`.
+    pub fn without(self, other: FieldSet) -> FieldSet {
+        let mut left = self;
+        for (word, gone) in left.0.iter_mut().zip(other.0) {
+            *word &= !gone;
         }
+        left
     }
 
     /// Says whether the field line at `place` is in the set.

@@ -2,6 +2,10 @@
 
 //! What requests and responses have in common: versions, methods, body framing.
 
+use super::error::Error;
+use super::head::Occurrence;
+use super::span::Source;
+
 /// Protocol version of a message. RFC 9112 section 2.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
@@ -41,4 +45,58 @@ pub enum BodyFraming {
     Chunked,
     /// Everything until the server closes the connection. Responses only.
     UntilClose,
+}
+
+/// What the fields of a message say about its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Declared {
+    Nothing,
+    Length(u64),
+    Chunked,
+}
+
+impl Declared {
+    /// Reads the fields that frame a body: the strictest reading of RFC 9112 sections 6.1 to 6.3.
+    pub(super) fn new<S: Source + ?Sized>(
+        content_length: Occurrence,
+        transfer_encoding: Occurrence,
+        version: Version,
+        src: &S,
+    ) -> Result<Declared, Error> {
+        match (content_length, transfer_encoding) {
+            (Occurrence::Absent, Occurrence::Absent) => Ok(Declared::Nothing),
+            (Occurrence::Once(value), Occurrence::Absent) => {
+                content_length_value(value.bytes(src)).map(Declared::Length)
+            }
+            (Occurrence::Many, Occurrence::Absent) => Err(Error::ManyContentLengths),
+            (Occurrence::Absent, _) if version < Version::Http11 => Err(Error::CodingInHttp10),
+            (Occurrence::Absent, Occurrence::Once(value)) => {
+                match value.eq_ignore_case(src, b"chunked") {
+                    true => Ok(Declared::Chunked),
+                    false => Err(Error::BadTransferEncoding),
+                }
+            }
+            (Occurrence::Absent, Occurrence::Many) => Err(Error::ManyTransferEncodings),
+            _ => Err(Error::LengthAndCoding),
+        }
+    }
+}
+
+/// Reads a decimal number below 2^63. Leading zeros are refused: some read them as octal.
+fn content_length_value(bytes: impl Iterator<Item = u8>) -> Result<u64, Error> {
+    let mut number = None;
+    for byte in bytes {
+        if !byte.is_ascii_digit() || number == Some(0) {
+            return Err(Error::BadContentLength);
+        }
+        number = number
+            .unwrap_or(0u64)
+            .checked_mul(10)
+            .and_then(|number| number.checked_add(u64::from(byte & 0x0f)))
+            .filter(|&number| number <= i64::MAX.unsigned_abs());
+        if number.is_none() {
+            return Err(Error::BadContentLength);
+        }
+    }
+    number.ok_or(Error::BadContentLength)
 }

@@ -2,13 +2,23 @@
 
 //! What a request's head means, decided once. RFC 9110, RFC 9112 sections 3 and 6, RFC 6455 section 4.2.1.
 
+use super::connection::Options;
 use super::error::Error;
+use super::field::{
+    class,
+    elements,
+    BadList,
+    KnownField,
+    TOKEN, //
+};
 use super::head::{
     FieldSet,
-    Head, //
+    Head,
+    Occurrence, //
 };
 use super::message::{
     BodyFraming,
+    Declared,
     Method,
     Version, //
 };
@@ -16,7 +26,10 @@ use super::span::{
     Source,
     Span, //
 };
-use super::target::Target;
+use super::target::{
+    check_authority,
+    Target, //
+};
 use super::ws::Offer;
 
 /// A valid request.
@@ -45,17 +58,199 @@ pub struct Request {
 impl Request {
     /// Decides what the complete request head means.
     pub fn from_head<S: Source + ?Sized>(head: &Head, src: &S) -> Result<Request, Error> {
-        let _ = src;
+        let method = method(head, src);
+        if head.method.eq(src, b"CONNECT") {
+            return Err(Error::ConnectMethod);
+        }
+        let target = Target::parse(head.target, method, src)?;
+        let fields = Fields::collect(head, src)?;
+        let host = fields.host(target, head.version, src)?;
+        let framing = match Declared::new(
+            fields.content_length,
+            fields.transfer_encoding,
+            head.version,
+            src,
+        )? {
+            Declared::Nothing => BodyFraming::None,
+            Declared::Length(length) => BodyFraming::Length(length),
+            Declared::Chunked => BodyFraming::Chunked,
+        };
+        let options = Options::from_head(head, src)?;
+        let mut forward = fields.forward;
+        // A client that sends no body waits for nothing, and one of HTTP/1.0 cannot. RFC 9110 section 10.1.1.
+        let expect_continue = fields.expects_continue(src)?
+            && head.version == Version::Http11
+            && !matches!(framing, BodyFraming::None | BodyFraming::Length(0));
+        if !expect_continue {
+            forward = forward.without(fields.expect_lines);
+        }
+        let asks = options.upgrade
+            && fields.websocket
+            && head.version == Version::Http11
+            && method == Method::Get
+            && framing == BodyFraming::None;
+        let upgrade = match asks {
+            true => Some(Offer::new(fields.ws_key, fields.ws_version, src)?),
+            false => None,
+        };
         Ok(Request {
-            method: Method::Get,
+            method,
             version: head.version,
-            target: Target::Origin(head.target),
-            host: None,
-            framing: BodyFraming::None,
-            keep_alive: true,
-            expect_continue: false,
-            forward: FieldSet::EMPTY,
-            upgrade: None,
+            target,
+            host,
+            framing,
+            keep_alive: !options.close && (head.version == Version::Http11 || options.keep_alive),
+            expect_continue,
+            forward: forward.without(options.nominated),
+            upgrade,
         })
     }
+}
+
+/// Recognises the method. RFC 9110 section 9.1: the case of letters counts.
+fn method<S: Source + ?Sized>(head: &Head, src: &S) -> Method {
+    const METHODS: [(&[u8], Method); 6] = [
+        (b"GET", Method::Get),
+        (b"POST", Method::Post),
+        (b"HEAD", Method::Head),
+        (b"PUT", Method::Put),
+        (b"DELETE", Method::Delete),
+        (b"OPTIONS", Method::Options),
+    ];
+    METHODS
+        .iter()
+        .find(|(name, _)| head.method.eq(src, name))
+        .map_or(Method::Other, |(_, method)| *method)
+}
+
+/// The fields of a request that decide something.
+struct Fields {
+    host: Occurrence,
+    content_length: Occurrence,
+    transfer_encoding: Occurrence,
+    expect: Occurrence,
+    expect_lines: FieldSet,
+    ws_key: Occurrence,
+    ws_version: Occurrence,
+    /// `websocket` is among the protocols in Upgrade.
+    websocket: bool,
+    /// The fields that this gateway neither keeps nor writes itself.
+    forward: FieldSet,
+}
+
+impl Fields {
+    /// Looks at every field line once.
+    fn collect<S: Source + ?Sized>(head: &Head, src: &S) -> Result<Fields, Error> {
+        let mut fields = Fields {
+            host: Occurrence::Absent,
+            content_length: Occurrence::Absent,
+            transfer_encoding: Occurrence::Absent,
+            expect: Occurrence::Absent,
+            expect_lines: FieldSet::EMPTY,
+            ws_key: Occurrence::Absent,
+            ws_version: Occurrence::Absent,
+            websocket: false,
+            forward: FieldSet::EMPTY,
+        };
+        for (place, field) in head.fields().iter().enumerate() {
+            let forwarded = match field.known {
+                KnownField::Other => true,
+                KnownField::Host => {
+                    fields.host.add(field.value);
+                    false
+                }
+                KnownField::ContentLength => {
+                    fields.content_length.add(field.value);
+                    false
+                }
+                KnownField::TransferEncoding => {
+                    fields.transfer_encoding.add(field.value);
+                    false
+                }
+                KnownField::Upgrade => {
+                    fields.websocket |= names_websocket(field.value, src)?;
+                    false
+                }
+                // A client can claim any origin: what is true is written by this gateway.
+                KnownField::Forwarded
+                | KnownField::XForwardedFor
+                | KnownField::XForwardedHost
+                | KnownField::XForwardedProto => false,
+                KnownField::Expect => {
+                    fields.expect.add(field.value);
+                    fields.expect_lines.insert(place);
+                    true
+                }
+                KnownField::SecWebSocketKey => {
+                    fields.ws_key.add(field.value);
+                    true
+                }
+                KnownField::SecWebSocketVersion => {
+                    fields.ws_version.add(field.value);
+                    true
+                }
+                known => !known.is_hop_by_hop(),
+            };
+            if forwarded {
+                fields.forward.insert(place);
+            }
+        }
+        Ok(fields)
+    }
+
+    /// Decides which authority the request is for. RFC 9112 sections 3.2 and 3.2.2.
+    fn host<S: Source + ?Sized>(
+        &self,
+        target: Target,
+        version: Version,
+        src: &S,
+    ) -> Result<Option<Span>, Error> {
+        let field = match self.host {
+            Occurrence::Once(value) => {
+                check_authority(value, src)?;
+                Some(value)
+            }
+            Occurrence::Absent if version == Version::Http11 => return Err(Error::NoHost),
+            Occurrence::Absent => None,
+            Occurrence::Many => return Err(Error::ManyHosts),
+        };
+        Ok(match target {
+            Target::Absolute { authority, .. } => Some(authority),
+            _ => field,
+        })
+    }
+
+    /// Says whether the client expects a 100 (Continue). RFC 9110 section 10.1.1.
+    fn expects_continue<S: Source + ?Sized>(&self, src: &S) -> Result<bool, Error> {
+        match self.expect {
+            Occurrence::Absent => Ok(false),
+            Occurrence::Once(value) if value.eq_ignore_case(src, b"100-continue") => Ok(true),
+            _ => Err(Error::BadExpect),
+        }
+    }
+}
+
+/// Says whether `websocket`, in any case, is in this list of protocol[/version]. RFC 9110 section 7.8.
+fn names_websocket<S: Source + ?Sized>(value: Span, src: &S) -> Result<bool, Error> {
+    let mut found = false;
+    for protocol in elements(value, src) {
+        let protocol = protocol.map_err(|BadList| Error::BadUpgrade)?;
+        let mut slashes = 0usize;
+        let mut after_slash = true;
+        for byte in protocol.bytes(src) {
+            if byte == b'/' && !after_slash {
+                slashes = slashes.saturating_add(1);
+                after_slash = true;
+            } else if class(byte) & TOKEN != 0 {
+                after_slash = false;
+            } else {
+                return Err(Error::BadUpgrade);
+            }
+        }
+        if slashes > 1 || after_slash {
+            return Err(Error::BadUpgrade);
+        }
+        found |= protocol.eq_ignore_case(src, b"websocket");
+    }
+    Ok(found)
 }

@@ -3,13 +3,17 @@
 //! What a response's head means, decided once, and how it is delivered to the client.
 //! RFC 9110 sections 6.4.1 and 15, RFC 9112 section 6.3.
 
+use super::connection::Options;
 use super::error::Error;
+use super::field::KnownField;
 use super::head::{
     FieldSet,
-    Head, //
+    Head,
+    Occurrence, //
 };
 use super::message::{
     BodyFraming,
+    Declared,
     Method,
     Version, //
 };
@@ -77,16 +81,60 @@ impl Response {
         asked: &Asked,
         src: &S,
     ) -> Result<Response, Error> {
-        let _ = (asked, src);
+        let mut content_length = Occurrence::Absent;
+        let mut transfer_encoding = Occurrence::Absent;
+        let mut forward = FieldSet::EMPTY;
+        for (place, field) in head.fields().iter().enumerate() {
+            match field.known {
+                KnownField::ContentLength => content_length.add(field.value),
+                KnownField::TransferEncoding => transfer_encoding.add(field.value),
+                known if known.is_hop_by_hop() => {}
+                _ => forward.insert(place),
+            }
+        }
+        let options = Options::from_head(head, src)?;
+        let kind = match head.status {
+            101 if !asked.upgrade || head.version < Version::Http11 => {
+                return Err(Error::UnaskedSwitch)
+            }
+            101 if content_length.is_present() || transfer_encoding.is_present() => {
+                return Err(Error::SwitchWithBody)
+            }
+            101 => ResponseKind::Switch,
+            100..=199 => ResponseKind::Interim,
+            _ => ResponseKind::Final,
+        };
+        let declared = Declared::new(content_length, transfer_encoding, head.version, src)?;
+        let framing = body_framing(head.status, asked, declared)?;
         Ok(Response {
             status: head.status,
-            kind: ResponseKind::Final,
-            framing: BodyFraming::None,
-            content_length: None,
-            keep_alive: true,
-            upgrade_option: false,
-            forward: FieldSet::EMPTY,
+            kind,
+            framing,
+            content_length: match declared {
+                Declared::Length(length) if !matches!(head.status, 100..=199 | 204) => Some(length),
+                _ => None,
+            },
+            keep_alive: !options.close
+                && (head.version == Version::Http11 || options.keep_alive)
+                && framing != BodyFraming::UntilClose,
+            upgrade_option: options.upgrade,
+            forward: forward.without(options.nominated),
         })
+    }
+}
+
+/// Decides how the body of a response ends: the rules of RFC 9112 section 6.3, in their order.
+fn body_framing(status: u16, asked: &Asked, declared: Declared) -> Result<BodyFraming, Error> {
+    match (status, declared) {
+        (100..=199, Declared::Nothing) => Ok(BodyFraming::None),
+        (204, Declared::Nothing | Declared::Length(0)) => Ok(BodyFraming::None),
+        // Whatever follows would be read as the next response.
+        (100..=199 | 204, _) => Err(Error::BodyNotAllowed),
+        (304, _) => Ok(BodyFraming::None),
+        _ if asked.head_method => Ok(BodyFraming::None),
+        (_, Declared::Chunked) => Ok(BodyFraming::Chunked),
+        (_, Declared::Length(length)) => Ok(BodyFraming::Length(length)),
+        (_, Declared::Nothing) => Ok(BodyFraming::UntilClose),
     }
 }
 

@@ -2,7 +2,13 @@
 
 //! Request targets and authorities. RFC 9112 section 3.2, RFC 9110 section 4.2.
 
+use core::net::Ipv6Addr;
+
 use super::error::Error;
+use super::field::{
+    class,
+    HOST, //
+};
 use super::message::Method;
 use super::span::{
     Source,
@@ -32,7 +38,110 @@ impl Target {
         method: Method,
         src: &S,
     ) -> Result<Target, Error> {
-        let _ = (method, src);
-        Ok(Target::Origin(target))
+        match target.bytes(src).next() {
+            Some(b'/') => Ok(Target::Origin(target)),
+            Some(b'*') if target.len == 1 && method == Method::Options => Ok(Target::Asterisk),
+            Some(_) => Target::absolute(target, src),
+            None => Err(Error::BadTarget),
+        }
     }
+
+    /// Reads a request target in absolute form. RFC 9112 section 3.2.2, RFC 3986 section 3.
+    fn absolute<S: Source + ?Sized>(target: Span, src: &S) -> Result<Target, Error> {
+        let (scheme, rest) = cut(target, src, |byte| byte == b':');
+        let Some(rest) = without_prefix(rest, src, b"://") else {
+            return Err(Error::BadTarget);
+        };
+        if !SCHEMES
+            .iter()
+            .any(|known| scheme.eq_ignore_case(src, known))
+        {
+            return Err(Error::BadScheme);
+        }
+        let (authority, path) = cut(rest, src, |byte| byte == b'/' || byte == b'?');
+        check_authority(authority, src)?;
+        Ok(Target::Absolute { authority, path })
+    }
+}
+
+/// The schemes of an absolute request target; the connection itself says whether there is TLS.
+const SCHEMES: [&[u8]; 4] = [b"http", b"https", b"ws", b"wss"];
+
+/// Longest text of an IPv6 address: six groups of four digits and an IPv4 address.
+const MAX_IPV6: usize = 45;
+
+/// Says whether `authority` is host[:port] with a host and, if there is a colon, a port from 1 to
+/// 65535. RFC 3986 section 3.2; user information is refused as RFC 9110 section 4.2.4 advises.
+pub(super) fn check_authority<S: Source + ?Sized>(authority: Span, src: &S) -> Result<(), Error> {
+    let port = match without_prefix(authority, src, b"[") {
+        Some(rest) => {
+            let (address, rest) = cut(rest, src, |byte| byte == b']');
+            let mut buffer = [0u8; MAX_IPV6];
+            address
+                .copy_to(src, &mut buffer)
+                .and_then(|text| core::str::from_utf8(text).ok())
+                .and_then(|text| text.parse::<Ipv6Addr>().ok())
+                .ok_or(Error::BadAuthority)?;
+            without_prefix(rest, src, b"]").ok_or(Error::BadAuthority)?
+        }
+        None => {
+            let (host, rest) = cut(authority, src, |byte| byte == b':');
+            if !is_registered_name(host, src) {
+                return Err(Error::BadAuthority);
+            }
+            rest
+        }
+    };
+    if port.is_empty() || without_prefix(port, src, b":").is_some_and(|port| is_port(port, src)) {
+        Ok(())
+    } else {
+        Err(Error::BadAuthority)
+    }
+}
+
+/// Says whether the span is a name or IPv4 address, of unreserved and percent-encoded bytes only.
+fn is_registered_name<S: Source + ?Sized>(host: Span, src: &S) -> bool {
+    let mut encoded = 0u8;
+    for byte in host.bytes(src) {
+        encoded = match (encoded, byte) {
+            (0, b'%') => 2,
+            (0, _) if class(byte) & HOST != 0 => 0,
+            (1.., _) if byte.is_ascii_hexdigit() => encoded.saturating_sub(1),
+            _ => return false,
+        };
+    }
+    encoded == 0 && !host.is_empty()
+}
+
+/// Says whether the span is a decimal number from 1 to 65535.
+fn is_port<S: Source + ?Sized>(port: Span, src: &S) -> bool {
+    let number = port.bytes(src).try_fold(0u16, |number, byte| {
+        number
+            .checked_mul(10)?
+            .checked_add(u16::from(byte.wrapping_sub(b'0')))
+            .filter(|_| byte.is_ascii_digit())
+    });
+    port.len <= 5 && number.is_some_and(|number| number > 0)
+}
+
+/// Cuts the span before its first byte that `ends` the first part; the second is empty if there is none.
+fn cut<S: Source + ?Sized>(span: Span, src: &S, ends: impl Fn(u8) -> bool) -> (Span, Span) {
+    let len = span.bytes(src).take_while(|&byte| !ends(byte)).count();
+    let middle = span
+        .start
+        .saturating_add(u16::try_from(len).unwrap_or(u16::MAX));
+    (
+        Span::between(span.start, middle),
+        Span::between(middle, span.end()),
+    )
+}
+
+/// Returns what follows `prefix` in the span; `None` if it begins otherwise.
+fn without_prefix<S: Source + ?Sized>(span: Span, src: &S, prefix: &[u8]) -> Option<Span> {
+    let len = u16::try_from(prefix.len()).ok()?;
+    let rest = Span {
+        start: span.start.saturating_add(len),
+        len: span.len.checked_sub(len)?,
+    };
+    Span { len, ..span }.eq(src, prefix).then_some(rest)
 }

@@ -3,6 +3,11 @@
 //! The decoder of bodies: tells framing from content without touching the content. RFC 9112 sections 6 and 7.
 
 use crate::proto::error::Error;
+use crate::proto::field::{
+    class,
+    TOKEN,
+    VALUE, //
+};
 use crate::proto::message::BodyFraming;
 
 /// Most bytes in the line of one chunk size, extensions and CR LF included.
@@ -11,6 +16,12 @@ pub const MAX_CHUNK_LINE: u16 = 1024;
 /// Most bytes by which the lines of chunk sizes may exceed what ordinary chunks of the same content
 /// would need, over a whole body: ends floods of chunk extensions.
 pub const MAX_CHUNK_EXCESS: u16 = 16384;
+
+/// What a chunk may spend on its line without being counted as excess, besides twice its content.
+const FREE_CHUNK_LINE: u64 = 16;
+
+/// Most digits of a chunk size: as many as a 64-bit number has.
+const MAX_SIZE_DIGITS: u8 = 16;
 
 /// What comes next in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,45 +56,237 @@ pub enum Step {
     },
 }
 
+/// What the decoder awaits. RFC 9112 section 7.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    /// Content until the connection closes.
+    UntilClose,
+    /// Content of known length.
+    Fixed,
+    /// The first digit of a chunk size.
+    SizeBegin,
+    /// The states from here to `SizeLf` are those of one line.
+    Size,
+    /// Behind white space that only an extension may follow.
+    ExtensionOrSpace,
+    /// White space or the first byte of an extension's name.
+    NameBegin,
+    Name,
+    /// Behind white space that `=` or another extension must follow.
+    NameEnd,
+    /// White space or the first byte of an extension's value.
+    ValueBegin,
+    Value,
+    Quoted,
+    Escaped,
+    QuotedEnd,
+    SizeLf,
+    ChunkContent,
+    ContentCr,
+    ContentLf,
+    /// Behind the last chunk: the empty line, or a trailer section.
+    AfterLast,
+    EndLf,
+    Trailers,
+    Done,
+}
+
 /// Decoder of one body.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyDecoder {
+    /// Bytes of content left, of the chunk or of the body; while a size is read, that size.
     left: u64,
+    /// Bytes of content in all chunks so far.
+    total: u64,
+    /// See [`MAX_CHUNK_EXCESS`].
+    excess: u16,
+    /// Bytes of the chunk size's line so far.
+    line: u16,
+    digits: u8,
+    state: State,
 }
 
 impl BodyDecoder {
     /// Returns a decoder at the first byte of a body.
     pub const fn new(framing: BodyFraming) -> BodyDecoder {
-        let _ = framing;
-        BodyDecoder { left: 0 }
+        let (state, left) = match framing {
+            BodyFraming::None | BodyFraming::Length(0) => (State::Done, 0),
+            BodyFraming::Length(length) => (State::Fixed, length),
+            BodyFraming::Chunked => (State::SizeBegin, 0),
+            BodyFraming::UntilClose => (State::UntilClose, u64::MAX),
+        };
+        BodyDecoder {
+            left,
+            total: 0,
+            excess: 0,
+            line: 0,
+            digits: 0,
+            state,
+        }
     }
 
     /// Looks at `bytes`, the next contiguous bytes that were not consumed, and says what they are.
     ///
     /// Never looks at content. `bytes` may be empty: then the answer is `Framing { consumed: 0 }`
     /// where more bytes are needed to know, and `Data`, `Trailers` or `End` where it is known already.
+    /// After an error the connection cannot be used any more.
     pub fn step(&mut self, bytes: &[u8]) -> Result<Step, Error> {
-        let _ = bytes;
-        Ok(Step::End { consumed: 0 })
+        let mut consumed = 0usize;
+        loop {
+            let known = match self.state {
+                State::UntilClose | State::Fixed | State::ChunkContent => {
+                    Some(Step::Data { max: self.left })
+                }
+                State::Trailers => Some(Step::Trailers),
+                State::Done => return Ok(Step::End { consumed }),
+                _ => None,
+            };
+            match known {
+                Some(step) if consumed == 0 => return Ok(step),
+                Some(_) => return Ok(Step::Framing { consumed }),
+                None => {}
+            }
+            let Some(&byte) = bytes.get(consumed) else {
+                return Ok(Step::Framing { consumed });
+            };
+            if self.state == State::AfterLast && byte != b'\r' {
+                self.state = State::Trailers;
+                continue;
+            }
+            self.take(byte)?;
+            consumed = consumed.saturating_add(1);
+            if self.state == State::ChunkContent {
+                let size = self.left;
+                return Ok(Step::Chunk { consumed, size });
+            }
+        }
     }
 
     /// Notes that `count` bytes of content were consumed: no more than the last [`Step::Data`] allowed.
     pub fn advance(&mut self, count: u64) {
+        if self.state == State::UntilClose {
+            return;
+        }
         self.left = self.left.saturating_sub(count);
+        self.state = match (self.left, self.state) {
+            (0, State::Fixed) => State::Done,
+            (0, State::ChunkContent) => State::ContentCr,
+            (_, state) => state,
+        };
     }
 
     /// Notes that the trailer section was consumed.
-    pub fn trailers_done(&mut self) {}
+    pub fn trailers_done(&mut self) {
+        if self.state == State::Trailers {
+            self.state = State::Done;
+        }
+    }
 
     /// Says whether the body has ended and nothing of it is left to consume.
     pub const fn is_done(&self) -> bool {
-        self.left == 0
+        matches!(self.state, State::Done)
     }
 
     /// Notes that the sender has ended the connection.
     ///
     /// Fails with [`Error::Truncated`] unless the body has ended, or this is how it ends.
     pub fn closed(&mut self) -> Result<(), Error> {
+        match self.state {
+            State::UntilClose | State::Done => {
+                self.state = State::Done;
+                Ok(())
+            }
+            _ => Err(Error::Truncated),
+        }
+    }
+
+    /// Takes one byte of framing.
+    fn take(&mut self, byte: u8) -> Result<(), Error> {
+        if self.state >= State::Size && self.state <= State::SizeLf {
+            self.line = self.line.saturating_add(1);
+            if self.line > MAX_CHUNK_LINE {
+                return Err(Error::ChunkLineTooLong);
+            }
+        }
+        let bad_size = Err(Error::BadChunkSize);
+        let bad_extension = Err(Error::BadChunkExtension);
+        let token = class(byte) & TOKEN != 0;
+        let space = byte == b' ' || byte == b'\t';
+        self.state = match (self.state, byte) {
+            (State::SizeBegin | State::Size, _) if byte.is_ascii_hexdigit() => {
+                return self.size_digit(byte)
+            }
+            (State::Size | State::Name | State::Value | State::QuotedEnd, b'\r') => State::SizeLf,
+            (State::Size | State::QuotedEnd | State::ExtensionOrSpace, b';')
+            | (State::Name | State::NameEnd | State::Value, b';') => State::NameBegin,
+            (State::Size | State::Value | State::QuotedEnd | State::ExtensionOrSpace, _)
+                if space =>
+            {
+                State::ExtensionOrSpace
+            }
+            (State::SizeBegin | State::Size, _) => return bad_size,
+            (State::NameBegin, _) if space => State::NameBegin,
+            (State::NameBegin | State::Name, _) if token => State::Name,
+            (State::Name | State::NameEnd, b'=') => State::ValueBegin,
+            (State::Name | State::NameEnd, _) if space => State::NameEnd,
+            (State::ValueBegin, _) if space => State::ValueBegin,
+            (State::ValueBegin, b'"') => State::Quoted,
+            (State::ValueBegin | State::Value, _) if token => State::Value,
+            (State::Quoted, b'"') => State::QuotedEnd,
+            (State::Quoted, b'\\') => State::Escaped,
+            (State::Quoted | State::Escaped, _) if class(byte) & VALUE != 0 => State::Quoted,
+            (State::SizeLf, b'\n') => return self.size_done(),
+            (State::ContentCr, b'\r') => State::ContentLf,
+            (State::ContentLf, b'\n') => State::SizeBegin,
+            (State::AfterLast, _) => State::EndLf,
+            (State::EndLf, b'\n') => State::Done,
+            (State::SizeLf | State::ContentCr | State::ContentLf | State::EndLf, _) => {
+                return Err(Error::BadLineEnd)
+            }
+            _ => return bad_extension,
+        };
+        Ok(())
+    }
+
+    /// Takes one digit of a chunk size.
+    fn size_digit(&mut self, byte: u8) -> Result<(), Error> {
+        if self.state == State::SizeBegin {
+            self.left = 0;
+            self.digits = 0;
+            self.line = 1;
+            self.state = State::Size;
+        }
+        self.digits = self.digits.saturating_add(1);
+        let digit = match byte {
+            b'0'..=b'9' => byte & 0x0f,
+            _ => (byte & 0x0f).saturating_add(9),
+        };
+        self.left = self.left << 4 | u64::from(digit);
+        if self.digits > MAX_SIZE_DIGITS || self.left > i64::MAX.unsigned_abs() {
+            return Err(Error::BadChunkSize);
+        }
+        Ok(())
+    }
+
+    /// Takes the end of the line of a chunk size.
+    fn size_done(&mut self) -> Result<(), Error> {
+        let free = self.left.saturating_mul(2).saturating_add(FREE_CHUNK_LINE);
+        let excess = u64::from(self.excess)
+            .saturating_add(u64::from(self.line))
+            .saturating_sub(free);
+        self.excess = u16::try_from(excess)
+            .ok()
+            .filter(|&excess| excess <= MAX_CHUNK_EXCESS)
+            .ok_or(Error::ChunkExcess)?;
+        self.total = self
+            .total
+            .checked_add(self.left)
+            .filter(|&total| total <= i64::MAX.unsigned_abs())
+            .ok_or(Error::BodyTooLarge)?;
+        self.state = match self.left {
+            0 => State::AfterLast,
+            _ => State::ChunkContent,
+        };
         Ok(())
     }
 }

@@ -2,17 +2,28 @@
 
 //! Writes what goes out: forwarded heads, chunk framing, trailer sections, responses of our own.
 
-use crate::proto::head::Head;
+use crate::proto::field::KnownField;
+use crate::proto::head::{
+    FieldSet,
+    Head, //
+};
+use crate::proto::message::{
+    BodyFraming,
+    Version, //
+};
 use crate::proto::request::Request;
 use crate::proto::response::{
     Delivery,
-    Response, //
+    Response,
+    ResponseKind, //
 };
 use crate::proto::span::{
     Full,
     Sink,
-    Source, //
+    Source,
+    Span, //
 };
+use crate::proto::target::Target;
 
 /// What the proxy knows and a forwarded request must say.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +38,12 @@ pub struct Forward<'a> {
     pub close: bool,
 }
 
+/// Fields of both 101 and the request for it. RFC 9110 section 7.8.
+const SWITCH: &[u8] = b"Connection: upgrade\r\nUpgrade: websocket\r\n";
+
+/// Field of the last message on a connection. RFC 9112 section 9.6.
+const CLOSE: &[u8] = b"Connection: close\r\n";
+
 /// Writes the head of `request` for the server.
 pub fn request<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
@@ -35,8 +52,51 @@ pub fn request<S: Source + ?Sized, K: Sink + ?Sized>(
     forward: &Forward<'_>,
     sink: &mut K,
 ) -> Result<(), Full> {
-    let _ = (head, request, src, forward, sink);
-    Ok(())
+    head.method.put(src, sink)?;
+    sink.put(b" ")?;
+    target(request.target, src, sink)?;
+    sink.put(b" HTTP/1.1\r\nHost: ")?;
+    match request.host {
+        Some(host) => host.put(src, sink)?,
+        None => sink.put(forward.default_host)?,
+    }
+    sink.put(b"\r\n")?;
+    fields(head, request.forward, src, sink)?;
+    framing(request.framing, sink)?;
+    via(request.version, sink)?;
+    sink.put(b"X-Forwarded-For: ")?;
+    sink.put(forward.client)?;
+    sink.put(b"\r\nX-Forwarded-Proto: ")?;
+    sink.put(forward.scheme)?;
+    if let Some(host) = request.host {
+        sink.put(b"\r\nX-Forwarded-Host: ")?;
+        host.put(src, sink)?;
+    }
+    sink.put(b"\r\n")?;
+    if request.upgrade.is_some() {
+        sink.put(SWITCH)?;
+    } else if forward.close {
+        sink.put(CLOSE)?;
+    }
+    sink.put(b"\r\n")
+}
+
+/// Writes a request target in origin form, or `*`. RFC 9112 sections 3.2.1 and 3.2.4.
+fn target<S: Source + ?Sized, K: Sink + ?Sized>(
+    target: Target,
+    src: &S,
+    sink: &mut K,
+) -> Result<(), Full> {
+    match target {
+        Target::Origin(path) => path.put(src, sink),
+        Target::Asterisk => sink.put(b"*"),
+        Target::Absolute { path, .. } => {
+            if path.bytes(src).next() != Some(b'/') {
+                sink.put(b"/")?;
+            }
+            path.put(src, sink)
+        }
+    }
 }
 
 /// Writes the head of `response` for the client: also of an interim one and of an accepted 101.
@@ -47,9 +107,116 @@ pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
     delivery: &Delivery,
     sink: &mut K,
 ) -> Result<(), Full> {
-    let _ = (head, response, src, delivery, sink);
-    Ok(())
+    sink.put(b"HTTP/1.1 ")?;
+    decimal(u64::from(response.status), sink)?;
+    sink.put(b" ")?;
+    head.reason.put(src, sink)?;
+    sink.put(b"\r\n")?;
+    fields(head, response.forward, src, sink)?;
+    match response.kind {
+        ResponseKind::Interim => {}
+        ResponseKind::Switch => {
+            via(head.version, sink)?;
+            sink.put(SWITCH)?;
+        }
+        ResponseKind::Final => {
+            match (delivery.framing, response.content_length) {
+                (BodyFraming::None, Some(length)) => framing(BodyFraming::Length(length), sink)?,
+                (delivered, _) => framing(delivered, sink)?,
+            }
+            via(head.version, sink)?;
+            if !delivery.keep_alive {
+                sink.put(CLOSE)?;
+            } else if delivery.version == Version::Http10 {
+                sink.put(b"Connection: keep-alive\r\n")?;
+            }
+        }
+    }
+    sink.put(b"\r\n")
 }
+
+/// Copies the field lines in `chosen`, in order. Neighbours that need no change are copied as one.
+fn fields<S: Source + ?Sized, K: Sink + ?Sized>(
+    head: &Head,
+    chosen: FieldSet,
+    src: &S,
+    sink: &mut K,
+) -> Result<(), Full> {
+    let mut run = Span::EMPTY;
+    for (place, field) in head.fields().iter().enumerate() {
+        if !chosen.contains(place) {
+            continue;
+        }
+        // A plain line ends with the CR LF behind its value.
+        let line_end = field.value.end().saturating_add(2);
+        if field.plain && field.name.start == run.end() {
+            run = Span::between(run.start, line_end);
+            continue;
+        }
+        run.put(src, sink)?;
+        run = Span::EMPTY;
+        if field.plain {
+            run = Span::between(field.name.start, line_end);
+            continue;
+        }
+        field.name.put(src, sink)?;
+        sink.put(b": ")?;
+        field.value.put(src, sink)?;
+        sink.put(b"\r\n")?;
+    }
+    run.put(src, sink)
+}
+
+/// Writes the field that frames a body.
+fn framing<K: Sink + ?Sized>(framing: BodyFraming, sink: &mut K) -> Result<(), Full> {
+    match framing {
+        BodyFraming::None | BodyFraming::UntilClose => Ok(()),
+        BodyFraming::Chunked => sink.put(b"Transfer-Encoding: chunked\r\n"),
+        BodyFraming::Length(length) => {
+            sink.put(b"Content-Length: ")?;
+            decimal(length, sink)?;
+            sink.put(b"\r\n")
+        }
+    }
+}
+
+/// Writes this gateway's Via, with the version in which it received the message. RFC 9110 section 7.6.3.
+fn via<K: Sink + ?Sized>(received: Version, sink: &mut K) -> Result<(), Full> {
+    sink.put(match received {
+        Version::Http10 => b"Via: 1.0 squall\r\n",
+        Version::Http11 => b"Via: 1.1 squall\r\n",
+    })
+}
+
+/// Writes a number in decimal.
+fn decimal<K: Sink + ?Sized>(number: u64, sink: &mut K) -> Result<(), Full> {
+    digits::<K, 20, 10>(number, sink)
+}
+
+/// Writes a number in the given base, in at most `MAX` digits, without leading zeros.
+fn digits<K: Sink + ?Sized, const MAX: usize, const BASE: u64>(
+    number: u64,
+    sink: &mut K,
+) -> Result<(), Full> {
+    let mut buffer = [0u8; MAX];
+    let mut left = number;
+    let mut first = MAX;
+    for (place, digit) in buffer.iter_mut().enumerate().rev() {
+        let value = left.checked_rem(BASE).unwrap_or(0);
+        left = left.checked_div(BASE).unwrap_or(0);
+        *digit = HEX_DIGITS
+            .get(usize::try_from(value).unwrap_or(0))
+            .copied()
+            .unwrap_or(b'0');
+        first = place;
+        if left == 0 {
+            break;
+        }
+    }
+    sink.put(buffer.get(first..).unwrap_or(&[]))
+}
+
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// Longest line that [`chunk_head`] writes: 16 digits, CR LF.
 pub const MAX_CHUNK_HEAD: usize = 18;
@@ -57,8 +224,8 @@ pub const MAX_CHUNK_HEAD: usize = 18;
 /// Writes the line that opens a chunk with `size` bytes of content, which must not be 0. After the
 /// content goes [`CHUNK_END`].
 pub fn chunk_head<K: Sink + ?Sized>(size: u64, sink: &mut K) -> Result<(), Full> {
-    let _ = (size, sink);
-    Ok(())
+    digits::<K, 16, 16>(size, sink)?;
+    sink.put(b"\r\n")
 }
 
 /// What follows the content of each chunk.
@@ -73,21 +240,75 @@ pub fn trailers<S: Source + ?Sized, K: Sink + ?Sized>(
     src: &S,
     sink: &mut K,
 ) -> Result<(), Full> {
-    let _ = (head, src, sink);
-    Ok(())
+    let mut allowed = FieldSet::EMPTY;
+    for (place, field) in head.fields().iter().enumerate() {
+        if field.known == KnownField::Other {
+            allowed.insert(place);
+        }
+    }
+    sink.put(b"0\r\n")?;
+    fields(head, allowed, src, sink)?;
+    sink.put(b"\r\n")
 }
+
+/// The reason phrases of the responses that this gateway makes itself.
+const REASONS: [(u16, &[u8]); 15] = [
+    (400, b"Bad Request"),
+    (403, b"Forbidden"),
+    (404, b"Not Found"),
+    (408, b"Request Timeout"),
+    (413, b"Content Too Large"),
+    (414, b"URI Too Long"),
+    (417, b"Expectation Failed"),
+    (426, b"Upgrade Required"),
+    (431, b"Request Header Fields Too Large"),
+    (500, b"Internal Server Error"),
+    (501, b"Not Implemented"),
+    (502, b"Bad Gateway"),
+    (503, b"Service Unavailable"),
+    (504, b"Gateway Timeout"),
+    (505, b"HTTP Version Not Supported"),
+];
 
 /// Writes a whole response of our own, body included, to a request that was not served.
 ///
 /// `status` is one that [`crate::proto::Error::status`] returns, or 403, 404, 408, 503, 504; another
-/// one is answered as 500. `close`: the connection is closed behind it. `head_method`: the request's
-/// method was HEAD, so the body is left out.
+/// one is answered as 500. `close`: the connection is closed behind it, as it must be for a client of
+/// HTTP/1.0. `head_method`: the request's method was HEAD, so the body is left out.
 pub fn error<K: Sink + ?Sized>(
     status: u16,
     close: bool,
     head_method: bool,
     sink: &mut K,
 ) -> Result<(), Full> {
-    let _ = (status, close, head_method, sink);
-    Ok(())
+    let (status, reason) = REASONS
+        .iter()
+        .find(|(known, _)| *known == status)
+        .map_or((500, &b"Internal Server Error"[..]), |(status, reason)| {
+            (*status, *reason)
+        });
+    // The body is the status code, a space, the reason phrase and a line feed.
+    let length = u64::try_from(reason.len()).unwrap_or(0).saturating_add(5);
+    sink.put(b"HTTP/1.1 ")?;
+    decimal(u64::from(status), sink)?;
+    sink.put(b" ")?;
+    sink.put(reason)?;
+    sink.put(b"\r\nContent-Type: text/plain\r\n")?;
+    framing(BodyFraming::Length(length), sink)?;
+    if status == 426 {
+        // RFC 9110 section 15.5.22, RFC 6455 section 4.4.
+        sink.put(SWITCH)?;
+        sink.put(b"Sec-WebSocket-Version: 13\r\n")?;
+    }
+    if close {
+        sink.put(CLOSE)?;
+    }
+    sink.put(b"\r\n")?;
+    if head_method {
+        return Ok(());
+    }
+    decimal(u64::from(status), sink)?;
+    sink.put(b" ")?;
+    sink.put(reason)?;
+    sink.put(b"\n")
 }

@@ -2,12 +2,23 @@
 
 //! The parser of heads and trailer sections: resumable at every byte, looking at each byte once.
 
+use super::scan;
 use crate::proto::error::Error;
+use crate::proto::field::{
+    NameMatcher,
+    TARGET,
+    TOKEN, //
+};
 use crate::proto::head::{
+    Field,
     Head,
     Limits, //
 };
-use crate::proto::span::Source;
+use crate::proto::message::Version;
+use crate::proto::span::{
+    Source,
+    Span, //
+};
 
 /// How far the parser came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,50 +41,423 @@ enum Kind {
     Trailers,
 }
 
+/// What the parser awaits, in the order of a message. RFC 9112 section 2.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    /// The first byte of a request, or the CR of an empty line before it.
+    Begin,
+    /// The LF of an empty line before a request.
+    EmptyLineLf,
+    Method,
+    Target,
+    /// `HTTP/1.1`, of which `matched` bytes were seen.
+    Version,
+    /// What follows the version: CR in a request, a space in a response.
+    AfterVersion,
+    /// Three digits, of which `matched` were seen.
+    Status,
+    AfterStatus,
+    Reason,
+    StartLineLf,
+    /// The first byte of a field line, or the CR of the empty line.
+    FieldBegin,
+    Name,
+    /// White space before a field value.
+    ValueBegin,
+    Value,
+    FieldLf,
+    /// The LF of the empty line that ends the head.
+    EndLf,
+    Done,
+}
+
+/// The version of the start line, up to the digits, which are `0` here.
+const VERSION: &[u8; 8] = b"HTTP/0.0";
+
 /// Parser of one head. Keeps offsets only: until the head is complete nothing may be consumed.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadParser {
     kind: Kind,
+    state: State,
+    failed: Option<Error>,
+    /// Bytes of `VERSION`, or digits of the status code, seen so far.
+    matched: u8,
+    /// White space before the field value: 2 stands for anything but exactly one space.
+    spaces: u8,
+    name_matcher: NameMatcher,
+    /// Offset of the next byte to look at.
+    pos: u16,
+    /// Offset of the line's first byte.
+    line: u16,
+    /// Offset of the element's first byte.
+    mark: u16,
+    /// Offset behind the field value's last byte that is not white space.
+    value_end: u16,
+    name: Span,
+    /// Digits read as a number: of the version, or of the status code.
+    number: u16,
 }
 
 impl HeadParser {
     /// Returns a parser of a request head. One empty line before it is skipped, and counted as part of it.
     pub const fn request() -> HeadParser {
-        HeadParser {
-            kind: Kind::Request,
-        }
+        HeadParser::new(Kind::Request, State::Begin)
     }
 
     /// Returns a parser of a response head.
     pub const fn response() -> HeadParser {
-        HeadParser {
-            kind: Kind::Response,
-        }
+        HeadParser::new(Kind::Response, State::Version)
     }
 
     /// Returns a parser of a trailer section.
     pub const fn trailers() -> HeadParser {
+        HeadParser::new(Kind::Trailers, State::FieldBegin)
+    }
+
+    const fn new(kind: Kind, state: State) -> HeadParser {
         HeadParser {
-            kind: Kind::Trailers,
+            kind,
+            state,
+            failed: None,
+            matched: 0,
+            spaces: 0,
+            name_matcher: NameMatcher::new(),
+            pos: 0,
+            line: 0,
+            mark: 0,
+            value_end: 0,
+            name: Span::EMPTY,
+            number: 0,
         }
     }
 
     /// Returns whether a byte of the head was seen yet (the time of a head starts with it).
     pub const fn has_begun(&self) -> bool {
-        matches!(self.kind, Kind::Trailers)
+        self.pos > 0
     }
 
     /// Looks at the bytes that arrived since the last call and notes what they are in `head`.
     ///
     /// `head` must be empty at the first call and the same at every further one, `limits` too. After
-    /// an error the connection cannot be used any more: a further call finds the same error.
+    /// an error the connection cannot be used any more: a further call returns the same error.
     pub fn resume<S: Source + ?Sized>(
         &mut self,
         src: &S,
         head: &mut Head,
         limits: &Limits,
     ) -> Result<Progress, Error> {
-        let _ = (src, head, limits);
-        Ok(Progress::NeedMore)
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        while self.state != State::Done {
+            let piece = src.bytes_at(u32::from(self.pos));
+            if piece.is_empty() {
+                return Ok(Progress::NeedMore);
+            }
+            if let Err(error) = self.scan(piece, head, limits) {
+                self.failed = Some(error);
+                return Err(error);
+            }
+        }
+        Ok(Progress::Done { len: head.len })
+    }
+
+    /// Looks at the bytes of one fragment, line by line, until it or the head ends.
+    fn scan(&mut self, piece: &[u8], head: &mut Head, limits: &Limits) -> Result<(), Error> {
+        let mut rest = piece;
+        while !rest.is_empty() && self.state != State::Done {
+            // Nothing behind a limit is looked at, so that the outcome is the same for any split.
+            let window = rest.get(..self.allowance(limits)?).unwrap_or(rest);
+            let used = if self.state < State::FieldBegin {
+                self.start_line(window, head)?
+            } else {
+                self.field_line(window, head, limits)?
+            };
+            self.pos = self.place(used);
+            rest = rest.get(used..).unwrap_or(&[]);
+        }
+        if self.state == State::Done {
+            head.len = self.pos;
+        }
+        Ok(())
+    }
+
+    /// Returns how many more bytes the current line may have, which is at least one.
+    fn allowance(&self, limits: &Limits) -> Result<usize, Error> {
+        let (line_limit, line_error) = if self.state < State::FieldBegin {
+            (limits.start_line, Error::StartLineTooLong)
+        } else {
+            (limits.field_line, Error::FieldLineTooLong)
+        };
+        let of_line = line_limit.saturating_sub(self.pos.saturating_sub(self.line));
+        let of_head = limits.head.saturating_sub(self.pos);
+        match of_line.min(of_head) {
+            0 if of_line == 0 => Err(line_error),
+            0 => Err(Error::HeadTooLarge),
+            allowed => Ok(usize::from(allowed)),
+        }
+    }
+
+    /// Returns the offset of the window's byte `at`. A window ends below [`Limits::head`], so it fits.
+    fn place(&self, at: usize) -> u16 {
+        self.pos
+            .saturating_add(u16::try_from(at).unwrap_or(u16::MAX))
+    }
+
+    /// Looks at bytes up to the end of the start line and returns how many that were.
+    fn start_line(&mut self, window: &[u8], head: &mut Head) -> Result<usize, Error> {
+        let mut at = 0usize;
+        while self.state < State::FieldBegin {
+            let rest = window.get(at..).unwrap_or(&[]);
+            let Some(&byte) = rest.first() else {
+                return Ok(at);
+            };
+            let here = self.place(at);
+            let used = match self.state {
+                State::Begin => {
+                    self.state = match byte {
+                        b'\r' => State::EmptyLineLf,
+                        _ => State::Method,
+                    };
+                    usize::from(byte == b'\r')
+                }
+                State::EmptyLineLf => {
+                    expect(byte, b'\n', Error::BadLineEnd)?;
+                    self.state = State::Method;
+                    self.line = here.saturating_add(1);
+                    self.mark = self.line;
+                    // The new line has an allowance of its own.
+                    return Ok(at.saturating_add(1));
+                }
+                State::Method => match scan::run(rest, TOKEN) {
+                    0 => {
+                        head.method = self.element(here);
+                        if byte != b' ' || head.method.is_empty() {
+                            return Err(Error::BadMethod);
+                        }
+                        self.begin(State::Target, here)
+                    }
+                    run => run,
+                },
+                State::Target => match scan::run(rest, TARGET) {
+                    0 => {
+                        head.target = self.element(here);
+                        if byte != b' ' || head.target.is_empty() {
+                            return Err(Error::BadTargetByte);
+                        }
+                        self.begin(State::Version, here)
+                    }
+                    run => run,
+                },
+                State::Version => {
+                    self.version_byte(byte)?;
+                    1
+                }
+                State::AfterVersion => {
+                    let (after, next) = match self.kind {
+                        Kind::Request => (b'\r', State::StartLineLf),
+                        _ => (b' ', State::Status),
+                    };
+                    expect(byte, after, Error::BadVersion)?;
+                    head.version = match self.number {
+                        10 => Version::Http10,
+                        11 => Version::Http11,
+                        _ => return Err(Error::UnsupportedVersion),
+                    };
+                    self.begin(next, here)
+                }
+                State::Status => {
+                    self.status_digit(byte)?;
+                    1
+                }
+                State::AfterStatus => {
+                    head.status = self.number;
+                    match byte {
+                        b' ' => self.begin(State::Reason, here),
+                        // The space is left out by servers that have no reason phrase.
+                        b'\r' => self.begin(State::StartLineLf, here),
+                        _ => return Err(Error::BadStatus),
+                    }
+                }
+                State::Reason => match scan::value_run(rest) {
+                    0 => {
+                        head.reason = self.element(here);
+                        expect(byte, b'\r', Error::BadReason)?;
+                        self.begin(State::StartLineLf, here)
+                    }
+                    run => run,
+                },
+                _ => {
+                    expect(byte, b'\n', Error::BadLineEnd)?;
+                    self.state = State::FieldBegin;
+                    self.line = here.saturating_add(1);
+                    1
+                }
+            };
+            at = at.saturating_add(used);
+        }
+        Ok(at)
+    }
+
+    /// Looks at bytes up to the end of one field line, or of the empty line, and returns how many that
+    /// were. The states follow each other in the order of the blocks: a whole line takes one pass.
+    fn field_line(
+        &mut self,
+        window: &[u8],
+        head: &mut Head,
+        limits: &Limits,
+    ) -> Result<usize, Error> {
+        let mut at = 0usize;
+        if self.state == State::FieldBegin {
+            match window.first() {
+                None => return Ok(at),
+                Some(b'\r') => {
+                    self.state = State::EndLf;
+                    at = 1;
+                }
+                Some(b'\n') => return Err(Error::BadLineEnd),
+                Some(b' ' | b'\t') => return Err(Error::Folded),
+                Some(_) => {
+                    self.state = State::Name;
+                    self.mark = self.pos;
+                    self.name_matcher = NameMatcher::new();
+                }
+            }
+        }
+        if self.state == State::EndLf {
+            let Some(&byte) = window.get(at) else {
+                return Ok(at);
+            };
+            expect(byte, b'\n', Error::BadLineEnd)?;
+            self.state = State::Done;
+            return Ok(at.saturating_add(1));
+        }
+        if self.state == State::Name {
+            let rest = window.get(at..).unwrap_or(&[]);
+            let run = scan::run(rest, TOKEN);
+            self.name_matcher.feed(rest.get(..run).unwrap_or(&[]));
+            at = at.saturating_add(run);
+            let Some(&byte) = window.get(at) else {
+                return Ok(at);
+            };
+            self.name = self.element(self.place(at));
+            if byte != b':' || self.name.is_empty() {
+                return Err(Error::BadFieldName);
+            }
+            at = at.saturating_add(1);
+            self.state = State::ValueBegin;
+            self.spaces = 0;
+        }
+        if self.state == State::ValueBegin {
+            loop {
+                self.spaces = match window.get(at) {
+                    None => return Ok(at),
+                    Some(b' ') => self.spaces.saturating_add(1),
+                    Some(b'\t') => 2,
+                    Some(_) => break,
+                };
+                at = at.saturating_add(1);
+            }
+            self.mark = self.place(at);
+            self.value_end = self.mark;
+            self.state = State::Value;
+        }
+        if self.state == State::Value {
+            let rest = window.get(at..).unwrap_or(&[]);
+            let run = scan::value_run(rest);
+            let text = scan::trim_end(rest.get(..run).unwrap_or(&[]));
+            if !text.is_empty() {
+                self.value_end = self.place(at.saturating_add(text.len()));
+            }
+            at = at.saturating_add(run);
+            match window.get(at) {
+                None => return Ok(at),
+                Some(b'\r') => {}
+                Some(b'\n') => return Err(Error::BadLineEnd),
+                Some(_) => return Err(Error::BadFieldValue),
+            }
+            let field = Field {
+                name: self.name,
+                value: Span::between(self.mark, self.value_end),
+                known: self.name_matcher.finish(),
+                plain: self.spaces == 1 && self.value_end == self.place(at),
+            };
+            if !head.push(field, limits.fields) {
+                return Err(Error::TooManyFields);
+            }
+            at = at.saturating_add(1);
+            self.state = State::FieldLf;
+        }
+        // All that is left is State::FieldLf.
+        let Some(&byte) = window.get(at) else {
+            return Ok(at);
+        };
+        expect(byte, b'\n', Error::BadLineEnd)?;
+        at = at.saturating_add(1);
+        self.state = State::FieldBegin;
+        self.line = self.place(at);
+        Ok(at)
+    }
+
+    /// Returns the span from the element's first byte up to the offset `end`.
+    fn element(&self, end: u16) -> Span {
+        Span::between(self.mark, end)
+    }
+
+    /// Goes on to the element `next`, which begins behind the byte at `here`; returns that byte's length.
+    fn begin(&mut self, next: State, here: u16) -> usize {
+        self.state = next;
+        self.mark = here.saturating_add(1);
+        self.matched = 0;
+        self.number = 0;
+        1
+    }
+
+    /// Takes one byte of the version. RFC 9112 section 2.3.
+    fn version_byte(&mut self, byte: u8) -> Result<(), Error> {
+        match VERSION.get(usize::from(self.matched)) {
+            Some(b'0') => self.digit(byte, Error::BadVersion)?,
+            Some(&expected) => expect(byte, expected, Error::BadVersion)?,
+            None => return Err(Error::BadVersion),
+        }
+        self.matched = self.matched.saturating_add(1);
+        if usize::from(self.matched) == VERSION.len() {
+            self.state = State::AfterVersion;
+        }
+        Ok(())
+    }
+
+    /// Takes one digit of the status code. RFC 9110 section 15.
+    fn status_digit(&mut self, byte: u8) -> Result<(), Error> {
+        self.digit(byte, Error::BadStatus)?;
+        self.matched = self.matched.saturating_add(1);
+        if self.matched < 3 {
+            return Ok(());
+        }
+        self.state = State::AfterStatus;
+        match self.number {
+            100..=599 => Ok(()),
+            _ => Err(Error::BadStatus),
+        }
+    }
+
+    /// Appends a decimal digit to the number; it has no more than three.
+    fn digit(&mut self, byte: u8, error: Error) -> Result<(), Error> {
+        if !byte.is_ascii_digit() {
+            return Err(error);
+        }
+        self.number = self
+            .number
+            .saturating_mul(10)
+            .saturating_add(u16::from(byte & 0x0f));
+        Ok(())
+    }
+}
+
+/// Fails with `error` unless `byte` is the one expected.
+fn expect(byte: u8, expected: u8, error: Error) -> Result<(), Error> {
+    match byte == expected {
+        true => Ok(()),
+        false => Err(error),
     }
 }

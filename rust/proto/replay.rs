@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs test vectors through the parser, the decisions and the encoder. Part of the test crates only.
+
+use core::fmt;
+
+use crate::proto::error::Error;
+use crate::proto::h1::encode::{
+    self,
+    Forward, //
+};
+use crate::proto::h1::{
+    BodyDecoder,
+    HeadParser,
+    Progress,
+    Step, //
+};
+use crate::proto::head::{
+    Head,
+    Limits, //
+};
+use crate::proto::message::{
+    BodyFraming,
+    Version, //
+};
+use crate::proto::request::Request;
+use crate::proto::response::{
+    Asked,
+    Delivery,
+    Response,
+    ResponseKind, //
+};
+use crate::proto::span::{
+    Full,
+    Sink,
+    Source, //
+};
+use crate::proto::ws::{
+    AwaitingAccept,
+    Sha1Base64, //
+};
+use crate::vectors::{
+    Arrival,
+    Arrived,
+    Vector, //
+};
+
+/// What a proxy would know; the expected output of the vectors has these values.
+const FORWARD: Forward<'static> = Forward {
+    client: b"192.0.2.7",
+    scheme: b"http",
+    default_host: b"10.0.0.2:9000",
+    close: false,
+};
+
+/// Most bytes that the `raw` or `request` of one vector may have.
+pub const MAX_RAW: usize = 32768;
+
+/// Why a vector's run stopped before its bytes were used up.
+enum Stop {
+    /// A rule was broken.
+    Error(Error),
+    /// All bytes were looked at and the message is not complete.
+    NeedMore,
+    /// What follows is not to be parsed.
+    Rest,
+    /// The observers failed or the vector is malformed.
+    Broken,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Error(error)
+    }
+}
+
+impl From<Full> for Stop {
+    fn from(_: Full) -> Stop {
+        Stop::Broken
+    }
+}
+
+impl From<fmt::Error> for Stop {
+    fn from(_: fmt::Error) -> Stop {
+        Stop::Broken
+    }
+}
+
+/// One run of one vector.
+pub struct Replay<'a> {
+    src: Arrived<'a>,
+    head: &'a mut Head,
+    limits: Limits,
+    out: &'a mut dyn Sink,
+    log: &'a mut dyn fmt::Write,
+    sha1_base64: Sha1Base64,
+}
+
+/// The memory that runs need, owned by the caller because it is too large for a kernel stack.
+pub struct Memory<'a> {
+    /// For the bytes that arrive: [`MAX_RAW`].
+    pub raw: &'a mut [u8],
+    /// For the request that a response answers: [`MAX_RAW`].
+    pub request: &'a mut [u8],
+    /// Scratch of the parser.
+    pub head: &'a mut Head,
+}
+
+/// Runs a vector once for every way in which its bytes can arrive: whole, cut in two at every place,
+/// byte by byte. Returns the first way with another outcome than expected.
+pub fn check(
+    vector: &Vector<'_>,
+    memory: &mut Memory<'_>,
+    sha1_base64: Sha1Base64,
+) -> Result<(), Arrival> {
+    let len = vector.bytes("raw").count();
+    let ways = [Arrival::Whole, Arrival::Bytes];
+    for arrival in ways.into_iter().chain((0..len).map(Arrival::Cut)) {
+        let mut out = vector.expected_out();
+        let mut log = vector.expected_events();
+        let ran = replay(vector, memory, arrival, sha1_base64, &mut out, &mut log);
+        if ran.is_none() || !out.is_complete() || !log.is_complete() {
+            return Err(arrival);
+        }
+    }
+    Ok(())
+}
+
+/// Runs a vector once and tells what happens; `None` if the vector is malformed.
+pub fn replay(
+    vector: &Vector<'_>,
+    memory: &mut Memory<'_>,
+    arrival: Arrival,
+    sha1_base64: Sha1Base64,
+    out: &mut dyn Sink,
+    log: &mut dyn fmt::Write,
+) -> Option<()> {
+    let raw = vector.fill("raw", memory.raw)?;
+    let request: &[u8] = match vector.has("request") {
+        true => vector.fill("request", memory.request)?,
+        false => b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    };
+    let mut run = Replay {
+        src: Arrived::new(raw, arrival),
+        head: memory.head,
+        limits: limits(vector)?,
+        out,
+        log,
+        sha1_base64,
+    };
+    let stop = match vector.value("kind")? {
+        "request" => run.requests(),
+        "response" => run.responses(request, vector.has("close")),
+        _ => return None,
+    };
+    let ended = match stop {
+        Ok(()) => Ok(()),
+        Err(Stop::Error(error)) => {
+            writeln!(run.log, "error {} {}", error.name(), error.status())
+        }
+        Err(Stop::NeedMore) => writeln!(run.log, "need more"),
+        Err(Stop::Rest) => {
+            while run.src.more() {}
+            writeln!(run.log, "rest {}", run.src.len())
+        }
+        Err(Stop::Broken) => return None,
+    };
+    ended.ok()
+}
+
+/// Reads the limits of a vector.
+fn limits(vector: &Vector<'_>) -> Option<Limits> {
+    let mut limits = Limits::DEFAULT;
+    for word in vector.value("limits").unwrap_or("").split_whitespace() {
+        let (name, number) = word.split_once('=')?;
+        let limit = match name {
+            "head" => &mut limits.head,
+            "start_line" => &mut limits.start_line,
+            "field_line" => &mut limits.field_line,
+            "fields" => &mut limits.fields,
+            _ => return None,
+        };
+        *limit = number.parse().ok()?;
+    }
+    Some(limits)
+}
+
+impl Replay<'_> {
+    /// Runs requests until the bytes are used up.
+    fn requests(&mut self) -> Result<(), Stop> {
+        while !self.src.is_empty() || self.src.more() {
+            self.head(HeadParser::request(), self.limits)?;
+            let request = Request::from_head(self.head, &self.src)?;
+            if let Some(offer) = &request.upgrade {
+                AwaitingAccept::new(offer, self.head, &self.src)?;
+            }
+            write!(
+                self.log,
+                "request {} {}",
+                Framing(request.framing),
+                keep(request.keep_alive)
+            )?;
+            let expect = if request.expect_continue {
+                " expect"
+            } else {
+                ""
+            };
+            let upgrade = if request.upgrade.is_some() {
+                " upgrade"
+            } else {
+                ""
+            };
+            writeln!(self.log, "{expect}{upgrade}")?;
+            encode::request(self.head, &request, &self.src, &FORWARD, self.out)?;
+            self.src.consume(usize::from(self.head.len));
+            if request.upgrade.is_some() {
+                return Err(Stop::Rest);
+            }
+            self.body(request.framing, request.framing, false)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the responses to one request, up to the final one.
+    fn responses(&mut self, request: &[u8], close: bool) -> Result<(), Stop> {
+        let (asked, awaiting) = self.ask(request)?;
+        loop {
+            self.head(HeadParser::response(), self.limits)?;
+            let response = Response::from_head(self.head, &asked, &self.src)?;
+            if response.kind == ResponseKind::Switch {
+                let awaiting = awaiting.as_ref().ok_or(Stop::Broken)?;
+                let _accepted =
+                    awaiting.accept(self.head, &response, &self.src, self.sha1_base64)?;
+            }
+            let delivery = Delivery::new(&response, &asked, true);
+            let kind = match response.kind {
+                ResponseKind::Interim => "interim",
+                ResponseKind::Switch => "switch",
+                ResponseKind::Final => "final",
+            };
+            writeln!(
+                self.log,
+                "response {} {kind} {} {} deliver {} {}",
+                response.status,
+                Framing(response.framing),
+                keep(response.keep_alive),
+                Framing(delivery.framing),
+                keep(delivery.keep_alive),
+            )?;
+            if response.kind != ResponseKind::Interim || asked.version == Version::Http11 {
+                encode::response(self.head, &response, &self.src, &delivery, self.out)?;
+            }
+            self.src.consume(usize::from(self.head.len));
+            match response.kind {
+                ResponseKind::Interim => {}
+                ResponseKind::Switch => {
+                    writeln!(self.log, "accepted")?;
+                    return Err(Stop::Rest);
+                }
+                ResponseKind::Final => {
+                    self.body(response.framing, delivery.framing, close)?;
+                    return Err(Stop::Rest);
+                }
+            }
+        }
+    }
+
+    /// Reads the request that the responses answer.
+    fn ask(&mut self, request: &[u8]) -> Result<(Asked, Option<AwaitingAccept>), Stop> {
+        self.head.clear();
+        let done = HeadParser::request().resume(request, self.head, &Limits::DEFAULT)?;
+        if done == Progress::NeedMore {
+            return Err(Stop::Broken);
+        }
+        let request_head = Request::from_head(self.head, request)?;
+        let awaiting = match &request_head.upgrade {
+            Some(offer) => Some(AwaitingAccept::new(offer, self.head, request)?),
+            None => None,
+        };
+        Ok((Asked::from(&request_head), awaiting))
+    }
+
+    /// Parses one head or trailer section.
+    fn head(&mut self, mut parser: HeadParser, limits: Limits) -> Result<(), Stop> {
+        self.head.clear();
+        loop {
+            match parser.resume(&self.src, self.head, &limits) {
+                Ok(Progress::Done { .. }) => return Ok(()),
+                Ok(Progress::NeedMore) if self.src.more() => {}
+                Ok(Progress::NeedMore) => return Err(Stop::NeedMore),
+                Err(error) => {
+                    // Terminal: what arrives later changes nothing.
+                    while self.src.more() {}
+                    return match parser.resume(&self.src, self.head, &limits) {
+                        Err(same) if same == error => Err(error.into()),
+                        _ => Err(Stop::Broken),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Forwards one body.
+    fn body(
+        &mut self,
+        framing: BodyFraming,
+        delivered: BodyFraming,
+        close: bool,
+    ) -> Result<(), Stop> {
+        let chunked = delivered == BodyFraming::Chunked;
+        let mut decoder = BodyDecoder::new(framing);
+        let mut total = 0u64;
+        let mut trailers = false;
+        loop {
+            let piece = self.src.bytes_at(0);
+            let consumed = match decoder.step(piece)? {
+                Step::Framing { consumed } => consumed,
+                Step::Chunk { consumed, size } => {
+                    if chunked {
+                        encode::chunk_head(size, self.out)?;
+                    }
+                    consumed
+                }
+                Step::Data { max } => {
+                    let content =
+                        usize::try_from(max).map_or(piece, |max| piece.get(..max).unwrap_or(piece));
+                    let count = content.len();
+                    self.out.put(content)?;
+                    let count_u64 = u64::try_from(count).unwrap_or(0);
+                    total = total.saturating_add(count_u64);
+                    decoder.advance(count_u64);
+                    if chunked && count_u64 == max {
+                        self.out.put(encode::CHUNK_END)?;
+                    }
+                    count
+                }
+                Step::Trailers => {
+                    self.head(HeadParser::trailers(), Limits::TRAILERS)?;
+                    writeln!(self.log, "trailers {}", self.head.fields().len())?;
+                    if chunked {
+                        encode::trailers(self.head, &self.src, self.out)?;
+                    }
+                    trailers = true;
+                    decoder.trailers_done();
+                    usize::from(self.head.len)
+                }
+                Step::End { consumed } => {
+                    self.src.consume(consumed);
+                    if chunked && !trailers {
+                        self.out.put(encode::LAST_CHUNK)?;
+                    }
+                    if framing != BodyFraming::None {
+                        writeln!(self.log, "body {total}")?;
+                    }
+                    return Ok(());
+                }
+            };
+            self.src.consume(consumed);
+            if consumed == 0 && !self.src.more() {
+                if !close {
+                    return Err(Stop::NeedMore);
+                }
+                decoder.closed()?;
+                writeln!(self.log, "closed")?;
+            }
+        }
+    }
+}
+
+/// Writes a framing as the vectors do.
+struct Framing(BodyFraming);
+
+impl fmt::Display for Framing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            BodyFraming::None => f.write_str("none"),
+            BodyFraming::Length(length) => write!(f, "length={length}"),
+            BodyFraming::Chunked => f.write_str("chunked"),
+            BodyFraming::UntilClose => f.write_str("until-close"),
+        }
+    }
+}
+
+/// Writes persistence as the vectors do.
+fn keep(keep_alive: bool) -> &'static str {
+    match keep_alive {
+        true => "keep",
+        false => "close",
+    }
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Test vectors: messages as data, with what must come of them. Part of the test crates only.
+//!
+//! A file of vectors is text. `#` begins a comment line, an empty line ends a vector, any other line is
+//! `key: value`. Byte strings are quoted, with the escapes `\r \n \t \\ \" \xHH`; several lines of one
+//! key are joined, and `key x100: "..."` stands for 100 such lines. The keys:
+//!
+//! | key | value |
+//! |---|---|
+//! | `vector` | its name; first line |
+//! | `kind` | `request` or `response` |
+//! | `limits` | `head`, `start_line`, `field_line` or `fields`, `=`, number; any of them, by spaces |
+//! | `request` | bytes of the request that a response answers; a plain GET if absent |
+//! | `raw` | the bytes that arrive |
+//! | `close` | `yes`: then the sender closes the connection |
+//! | `event` | one line of what the parser must say |
+//! | `out` | the bytes that must be forwarded |
+//!
+//! Events: `request FRAMING keep|close [expect] [upgrade]`, `response STATUS interim|switch|final
+//! FRAMING keep|close deliver FRAMING keep|close`, `accepted`, `body N`, `trailers N`, `rest N` (bytes
+//! left after an upgrade or a final response), `need more`, `closed`, `error NAME STATUS`.
+
+use core::fmt;
+
+use crate::proto::span::{
+    Full,
+    Sink,
+    Source, //
+};
+
+/// How the bytes of a vector arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// All at once, in one fragment.
+    Whole,
+    /// In two fragments, the first so long, the second later.
+    Cut(usize),
+    /// In fragments of one byte, one after the other.
+    Bytes,
+}
+
+/// The bytes of a vector that have arrived and were not consumed.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived<'a> {
+    raw: &'a [u8],
+    arrival: Arrival,
+    /// How many of the bytes have arrived.
+    visible: usize,
+    /// How many of the bytes were consumed.
+    consumed: usize,
+}
+
+impl<'a> Arrived<'a> {
+    /// Returns the state in which the first fragment has arrived.
+    pub fn new(raw: &'a [u8], arrival: Arrival) -> Arrived<'a> {
+        let visible = match arrival {
+            Arrival::Whole => raw.len(),
+            Arrival::Cut(first) => first.min(raw.len()),
+            Arrival::Bytes => raw.len().min(1),
+        };
+        Arrived {
+            raw,
+            arrival,
+            visible,
+            consumed: 0,
+        }
+    }
+
+    /// Lets the next fragment arrive; says whether there was one.
+    pub fn more(&mut self) -> bool {
+        let before = self.visible;
+        self.visible = match self.arrival {
+            Arrival::Bytes => before.saturating_add(1).min(self.raw.len()),
+            _ => self.raw.len(),
+        };
+        self.visible > before
+    }
+
+    /// Drops the first `count` bytes.
+    pub fn consume(&mut self, count: usize) {
+        self.consumed = self.consumed.saturating_add(count).min(self.visible);
+    }
+
+    /// Returns how many bytes have arrived and were not consumed.
+    pub fn len(&self) -> usize {
+        self.visible.saturating_sub(self.consumed)
+    }
+
+    /// Says whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Source for Arrived<'_> {
+    fn bytes_at(&self, offset: u32) -> &[u8] {
+        let start = self
+            .consumed
+            .saturating_add(usize::try_from(offset).unwrap_or(usize::MAX));
+        let end = match self.arrival {
+            Arrival::Whole => self.visible,
+            Arrival::Cut(first) if start < first => self.visible.min(first),
+            Arrival::Cut(_) => self.visible,
+            Arrival::Bytes => self.visible.min(start.saturating_add(1)),
+        };
+        self.raw.get(start..end).unwrap_or(&[])
+    }
+}
+
+/// One vector of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Vector<'a> {
+    /// What it is about.
+    pub name: &'a str,
+    /// All its lines.
+    text: &'a str,
+}
+
+/// Iterates over the vectors of a file.
+pub fn parse(file: &str) -> impl Iterator<Item = Vector<'_>> {
+    file.split("\n\n").filter_map(|text| {
+        let vector = Vector { name: "", text };
+        let name = vector.values("vector").next()?.1;
+        Some(Vector { name, ..vector })
+    })
+}
+
+impl<'a> Vector<'a> {
+    /// Iterates over the values of one key, each with how often it stands there.
+    fn values(&self, key: &'a str) -> impl Iterator<Item = (usize, &'a str)> + Clone {
+        self.text.lines().filter_map(move |line| {
+            let (left, value) = line.split_once(": ")?;
+            let (name, times) = match left.split_once(" x") {
+                Some((name, times)) => (name, times.parse().ok()?),
+                None => (left, 1),
+            };
+            (name == key).then_some((times, value))
+        })
+    }
+
+    /// Returns the value of a key that stands there once.
+    pub fn value(&self, key: &'a str) -> Option<&'a str> {
+        self.values(key).next().map(|(_, value)| value)
+    }
+
+    /// Says whether the vector has the key.
+    pub fn has(&self, key: &'a str) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// Iterates over the bytes that the quoted values of a key stand for.
+    pub fn bytes(&self, key: &'a str) -> impl Iterator<Item = u8> + 'a {
+        self.values(key)
+            .flat_map(|(times, value)| core::iter::repeat_n(value, times))
+            .flat_map(|value| {
+                let quoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+                Unescaped(quoted.unwrap_or("").as_bytes().iter())
+            })
+    }
+
+    /// Writes the bytes of a key to the front of `buffer` and returns them; `None` if they do not fit.
+    pub fn fill<'b>(&self, key: &'a str, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+        let mut len = 0usize;
+        for byte in self.bytes(key) {
+            *buffer.get_mut(len)? = byte;
+            len = len.checked_add(1)?;
+        }
+        buffer.get(..len)
+    }
+
+    /// Iterates over the bytes of the events, each line ended by a line feed.
+    fn events(&self) -> impl Iterator<Item = u8> + 'a {
+        self.values("event")
+            .flat_map(|(_, line)| line.bytes().chain(core::iter::once(b'\n')))
+    }
+
+    /// Returns a sink that compares what it is given with the bytes that must be forwarded.
+    pub fn expected_out(&self) -> Compare<impl Iterator<Item = u8> + 'a> {
+        Compare::new(self.bytes("out"))
+    }
+
+    /// Returns a writer that compares what it is given with the events that must happen.
+    pub fn expected_events(&self) -> Compare<impl Iterator<Item = u8> + 'a> {
+        Compare::new(self.events())
+    }
+}
+
+/// The bytes that an escaped string stands for.
+struct Unescaped<'a>(core::slice::Iter<'a, u8>);
+
+impl Iterator for Unescaped<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = *self.0.next()?;
+        if byte != b'\\' {
+            return Some(byte);
+        }
+        match *self.0.next()? {
+            b'r' => Some(b'\r'),
+            b'n' => Some(b'\n'),
+            b't' => Some(b'\t'),
+            b'x' => {
+                let high = char::from(*self.0.next()?).to_digit(16)?;
+                let low = char::from(*self.0.next()?).to_digit(16)?;
+                u8::try_from(high << 4 | low).ok()
+            }
+            other => Some(other),
+        }
+    }
+}
+
+/// Compares bytes as they come with those expected.
+#[derive(Debug)]
+pub struct Compare<I> {
+    expected: I,
+    same: bool,
+}
+
+impl<I: Iterator<Item = u8>> Compare<I> {
+    fn new(expected: I) -> Self {
+        Compare {
+            expected,
+            same: true,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.same &= self.expected.next() == Some(*byte);
+        }
+    }
+
+    /// Says whether exactly the expected bytes came.
+    pub fn is_complete(mut self) -> bool {
+        self.same && self.expected.next().is_none()
+    }
+}
+
+impl<I: Iterator<Item = u8>> Sink for Compare<I> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        self.take(bytes);
+        Ok(())
+    }
+}
+
+impl<I: Iterator<Item = u8>> fmt::Write for Compare<I> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.take(text.as_bytes());
+        Ok(())
+    }
+}

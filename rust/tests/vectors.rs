@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The vectors on the host: every one at every split. KUnit runs the same ones in the kernel.
+
+use base64::Engine;
+use sha1::{
+    Digest,
+    Sha1, //
+};
+use squall::proto::head::Head;
+use squall::proto::span::{
+    Full,
+    Sink, //
+};
+use squall::proto::ws::{
+    ACCEPT_LEN,
+    DIGEST_INPUT_LEN, //
+};
+use squall::replay::{
+    check,
+    replay,
+    Memory,
+    MAX_RAW, //
+};
+use squall::vectors::parse;
+
+/// What went wrong with a vector, as text for the reader of the test's output.
+#[derive(Default)]
+struct Recorded(Vec<u8>);
+
+impl Sink for Recorded {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn sha1_base64(input: &[u8; DIGEST_INPUT_LEN]) -> [u8; ACCEPT_LEN] {
+    let mut accept = [0; ACCEPT_LEN];
+    base64::engine::general_purpose::STANDARD
+        .encode_slice(Sha1::digest(input), &mut accept)
+        .expect("20 bytes are 28 characters");
+    accept
+}
+
+/// Checks all vectors of a file and returns how many there are.
+fn run(file: &str) -> usize {
+    let mut raw = vec![0; MAX_RAW];
+    let mut request = vec![0; MAX_RAW];
+    let mut head = Head::new();
+    let mut memory = Memory {
+        raw: &mut raw,
+        request: &mut request,
+        head: &mut head,
+    };
+    let mut failures = String::new();
+    let mut count = 0;
+    for vector in parse(file) {
+        count += 1;
+        if let Err(arrival) = check(&vector, &mut memory, sha1_base64) {
+            let mut out = Recorded::default();
+            let mut log = String::new();
+            let ran = replay(
+                &vector,
+                &mut memory,
+                arrival,
+                sha1_base64,
+                &mut out,
+                &mut log,
+            );
+            failures += &format!(
+                "{:?} with {arrival:?}{}:\n{log}{}\n\n",
+                vector.name,
+                if ran.is_none() { " is malformed" } else { "" },
+                out.0.escape_ascii().to_string().replace("\\r\\n", "\n")
+            );
+        }
+    }
+    assert!(failures.is_empty(), "\n{failures}");
+    assert_eq!(count, file.matches("vector: ").count());
+    count
+}
+
+macro_rules! files {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            assert!(run(include_str!(concat!("../../selftests/vectors/", stringify!($name), ".txt"))) > 0);
+        }
+    )*};
+}
+
+files! {
+    h1_request
+}
