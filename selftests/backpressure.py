@@ -142,7 +142,7 @@ def many_stalled():
         for pair in pairs:
             pair.near.reset()
             pair.done.set()
-        until(lambda: web.stats()["tunnels"] == 0, 10, "the tunnels ended")
+        until(lambda: web.stats()["tunnels_open"] == 0, 10, "the tunnels ended")
         until(lambda: web.stats()["queued_bytes"] == 0, 10, "the queues are empty")
 
 

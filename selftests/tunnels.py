@@ -185,7 +185,7 @@ def half_close():
             client.send(b"y" * 300_000)
             client.finish_sending()
             check(first.wait(ktap.seconds(10)), "the client's bytes and FIN did not reach the server")
-        until(lambda: web.stats()["tunnels"] == 0, 10, "the tunnel ended")
+        until(lambda: web.stats()["tunnels_open"] == 0, 10, "the tunnel ended")
 
 
 @case("RST is passed on as RST in both directions")

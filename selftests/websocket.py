@@ -170,8 +170,8 @@ def many():
     app = peers.shared(peers.node_app)
     with squall.Listener(app, connections=64) as web:
         peers.node_client(web.url("/", "ws"), "many", TUNNELS, limit=230)
-        ktap.until(lambda: web.stats()["tunnels"] == 0, 15, "all tunnels closed")
-        check(web.stats()["upgrades"] >= TUNNELS, "upgrades counted")
+        ktap.until(lambda: web.stats()["tunnels_open"] == 0, 15, "all tunnels closed")
+        check(web.stats()["tunnels"] >= TUNNELS, "upgrades counted")
 
 
 session.main()

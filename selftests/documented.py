@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""README.md's tables of attributes and sysctls are compared with what the module registers."""
+
+import os
+import re
+
+from lib import ktap, session, squall
+from lib.ktap import case, equal
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Beside the checkout's selftests, or brought along beside them.
+README = next((path for path in (f"{HERE}/../README.md", f"{HERE}/README.md") if os.path.exists(path)), None)
+
+
+def table(title):
+    """Rows of the table below the heading `title`: lists of cells without their backquotes."""
+    if README is None:
+        raise ktap.Skip("README.md is not beside the selftests")
+    with open(README, encoding="utf-8") as file:
+        text = file.read()
+    section = text.split(f"\n### {title}\n", 1)[1].split("\n#", 1)[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
+
+
+@case("every sysctl is documented with its default, and no other is")
+def sysctls():
+    documented = {row[0].removeprefix("net.squall."): row[1] for row in table("net.squall.* sysctls")}
+    registered = {name: squall.read(f"{squall.SYSCTL}/{name}") for name in os.listdir(squall.SYSCTL)}
+    equal(documented, registered, "sysctls and defaults")
+
+
+@case("sysctls accept the documented range and nothing outside", log="squall.*refused")
+def ranges():
+    for row in table("net.squall.* sysctls"):
+        name, default, (low, high) = row[0].removeprefix("net.squall."), row[1], map(int, row[2].split(" to "))
+        path = f"{squall.SYSCTL}/{name}"
+        for value, good in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
+            try:
+                squall.write(path, value)
+                accepted = True
+            except OSError:
+                accepted = False
+            equal(accepted, good, f"{name} = {value} accepted")
+        squall.write(path, default)
+
+
+@case("every attribute is documented with its default and mode, and no other is")
+def attributes():
+    with squall.Listener("127.0.0.1:9", enable=False) as web:
+        levels = {"": squall.ROOT, "<listener>/": web.directory,
+                  "<listener>/<route>/": f"{web.directory}/{squall.ROUTE}",
+                  "<listener>/<route>/<server>/": web.server_directory()}
+        registered = {}
+        for prefix, directory in levels.items():
+            for name in os.listdir(directory):
+                path = f"{directory}/{name}"
+                if os.path.isfile(path):
+                    registered[prefix + name] = "rw" if os.stat(path).st_mode & 0o200 else "ro"
+    documented = {row[0]: row[2] for row in table("Attributes")}
+    equal(documented, registered, "attributes and modes")
+
+
+@case("every counter of the stats files is documented, and no other is")
+def counters():
+    documented = {}
+    for row in table("Counters"):
+        for where in re.split(", *", row[1]):
+            documented.setdefault(where, set()).add(row[0])
+    with squall.Listener("127.0.0.1:9", enable=False) as web:
+        registered = {
+            "module": set(squall.module_stats()), "listener": set(web.stats()),
+            "route": set(web.route_stats()), "server": set(web.server_stats()),
+        }
+    equal(documented, registered, "counters")
+
+
+session.main()
