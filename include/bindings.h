@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Input of bindgen: the kernel's network headers, and the helpers that
+ * rust/net needs because Rust cannot call inline functions and macros.
+ * Only rust/net sees what is generated from this file.
+ *
+ * Helpers hold no policy.  Where a helper has a condition of its own (a lock
+ * that must be held, a context), the comment in rust/net/helpers.c says so.
+ */
+#ifndef SQUALL_BINDINGS_H
+#define SQUALL_BINDINGS_H
+
+#include <linux/bvec.h>
+#include <linux/cpuhotplug.h>
+#include <linux/llist.h>
+#include <linux/net.h>
+#include <linux/rcupdate.h>
+#include <linux/skbuff.h>
+#include <linux/slab.h>
+#include <linux/timer.h>
+#include <linux/uio.h>
+#include <linux/workqueue.h>
+#include <crypto/sha1.h>
+#include <linux/base64.h>
+#include <net/inet_common.h>
+#include <net/inet_connection_sock.h>
+#include <net/ipv6.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+#include <net/transp_v6.h>
+
+/* Rust sees constants, not casts and enum expressions. */
+static const gfp_t SQUALL_GFP_ATOMIC = GFP_ATOMIC | __GFP_NOWARN;
+static const u32 SQUALL_HZ = HZ;
+static const u32 SQUALL_TCP_ESTABLISHED = TCP_ESTABLISHED;
+static const u32 SQUALL_TCP_CLOSE = TCP_CLOSE;
+static const u32 SQUALL_TCP_LISTEN = TCP_LISTEN;
+static const u32 SQUALL_SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL |
+				     MSG_SPLICE_PAGES;
+static const u32 SQUALL_MSG_MORE = MSG_MORE;
+static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
+
+/* Number of counters kept per CPU; rust/net/stats.rs names them. */
+#define SQUALL_COUNTERS 64
+
+/**
+ * struct squall_cpu - what Squall keeps per CPU
+ * @run: connections with something to do, newest first
+ * @rest: connections left over by the last pass, oldest first; work only
+ * @work: BH work item that serves the two lists
+ * @counters: event counts, summed over CPUs by squall_count_sum()
+ */
+struct squall_cpu {
+	struct llist_head run;
+	struct llist_node *rest;
+	struct work_struct work;
+	u64 counters[SQUALL_COUNTERS];
+};
+
+/**
+ * struct squall_sysctl - values of net.squall.*; see the table in sysctl.c
+ *
+ * Milliseconds for times and bytes for sizes.  Written by sysctl, read with
+ * READ_ONCE() semantics by the data path.
+ */
+struct squall_sysctl {
+	u32 head_timeout;
+	u32 keepalive_timeout;
+	u32 body_timeout;
+	u32 response_timeout;
+	u32 connect_timeout;
+	u32 queue_timeout;
+	u32 send_timeout;
+	u32 linger_timeout;
+	u32 backoff_min;
+	u32 backoff_max;
+	u32 head_max;
+	u32 fields_max;
+	u32 rcvbuf;
+	u32 queue_high;
+	u32 queue_low;
+	u32 unsent_max;
+	u32 splice_min;
+	u32 connections_max;
+	u32 waiters_max;
+};
+
+extern struct squall_sysctl squall_sysctl;
+int squall_sysctl_register(void);
+void squall_sysctl_unregister(void);
+
+/* One contiguous run of an skb's bytes, see squall_skb_piece(). */
+struct squall_piece {
+	void *data;
+	struct page *page;	/* NULL: the bytes have to be copied */
+	u32 offset;
+	u32 len;
+};
+
+/* Run lists and counters. */
+int squall_run_start(void (*fn)(struct work_struct *work));
+void squall_run_stop(void);
+void squall_run_kick(struct llist_node *node);
+struct llist_node *squall_run_take(struct work_struct *work);
+void squall_run_defer(struct work_struct *work, struct llist_node *rest);
+bool squall_queue_bh(struct work_struct *work);
+void squall_count(u32 which, u64 n);
+u64 squall_count_sum(u32 which);
+
+/* Locks and lifetime. */
+void squall_spin_lock_init(spinlock_t *lock, const char *name,
+			   struct lock_class_key *key);
+void squall_spin_lock_bh(spinlock_t *lock);
+bool squall_spin_trylock_bh(spinlock_t *lock);
+void squall_spin_unlock_bh(spinlock_t *lock);
+void squall_assert_spin_locked(spinlock_t *lock);
+void squall_kfree_rcu(struct rcu_head *head, void *object);
+bool squall_in_softirq(void);
+unsigned long squall_jiffies(void);
+void squall_timer_setup(struct timer_list *timer,
+			void (*fn)(struct timer_list *timer));
+void squall_work_setup(struct work_struct *work,
+		       void (*fn)(struct work_struct *work));
+void squall_registry_add(struct list_head *entry);
+void squall_registry_del(struct list_head *entry);
+void squall_registry_each(void (*fn)(struct list_head *entry));
+
+/* Sockets. */
+void squall_bh_lock_sock(struct sock *sk);
+void squall_bh_unlock_sock(struct sock *sk);
+void squall_sock_put(struct sock *sk);
+bool squall_sock_owned(const struct sock *sk);
+void *squall_sk_user_data(const struct sock *sk);
+struct sock *squall_accept(struct sock *lsk, bool *more);
+void squall_listen_setup(struct sock *sk, void *user_data, u32 rcvbuf,
+			 void (*data_ready)(struct sock *sk));
+void squall_listen_unhook(struct sock *sk);
+struct sock *squall_sk_create(struct net *net, int family, struct socket *sock);
+void squall_sk_attach(struct sock *sk, struct socket *sock);
+void squall_sk_hook(struct sock *sk, void *user_data,
+		    void (*data_ready)(struct sock *sk),
+		    void (*write_space)(struct sock *sk),
+		    void (*state_change)(struct sock *sk),
+		    void (*error_report)(struct sock *sk));
+void squall_sk_unhook(struct sock *sk);
+void squall_sk_release(struct sock *sk);
+int squall_sk_connect(struct sock *sk, const void *addr, int len, u16 port_lo,
+		      u16 port_hi);
+void squall_sk_disconnect(struct sock *sk);
+void squall_sk_shutdown_send(struct sock *sk);
+void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 unsent_max);
+void squall_sk_peer(const struct sock *sk, u8 *addr, u16 *port);
+int squall_sk_state(const struct sock *sk);
+int squall_sk_error(struct sock *sk);
+bool squall_sk_can_send(struct sock *sk);
+bool squall_sk_writeable(struct sock *sk);
+bool squall_sk_write_queue_empty(const struct sock *sk);
+void squall_sk_wait_space(struct sock *sk);
+void squall_sk_clear_urgent(struct sock *sk);
+u32 squall_sk_unread(struct sock *sk);
+bool squall_sk_eof(const struct sock *sk);
+const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len);
+int squall_prime(int family);
+struct net *squall_init_net(void);
+void squall_port_range(u16 *low, u16 *high);
+
+/* Pages and fragments. */
+bool squall_skb_piece(struct sk_buff *skb, u32 offset,
+		      struct squall_piece *piece);
+void squall_get_page(struct page *page);
+void squall_put_page(struct page *page);
+void *squall_frag_alloc(u32 size, struct page **page, u32 *offset);
+
+int squall_base64_encode(const u8 *src, int len, char *dst);
+
+#endif

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TCP in softirq, as safe types. The only part of Squall with `unsafe`, bindings and C.
+//!
+//! Knows no HTTP. What is built on it sees a [`Conn`] with a [`Session`] and [`Hooks`], an [`Io`]
+//! while the connection's lock is held, an [`OutQueue`] of bytes on their way out, a [`Listener`],
+//! and a [`Task`] for what is not about one connection.
+//!
+//! # Contexts
+//!
+//! Process context makes and drops [`Runtime`], [`Listener`] and [`Task`], and reads counters. All
+//! else runs in softirq: TCP's callbacks, and BH work on the CPU that asked for it. Lock order:
+//! configuration mutex, one socket's spinlock, one [`BhLock`]; see `conn.rs`.
+
+mod addr;
+mod bindings;
+mod conn;
+mod crypto;
+mod io;
+mod listener;
+pub(crate) mod lock;
+mod queue;
+mod rx;
+mod serve;
+pub(crate) mod stats;
+pub(crate) mod sysctl;
+mod task;
+mod time;
+mod tx;
+
+pub(crate) use self::{
+    addr::SocketAddr,
+    conn::{
+        Conn,
+        Events,
+        Hooks,
+        Session,
+        CONNECTED,
+        RESUME,
+        SESSION, //
+    },
+    crypto::{
+        random,
+        sha1_base64, //
+    },
+    io::Io,
+    listener::Listener,
+    queue::OutQueue,
+    rx::Stop,
+    task::{
+        Run,
+        Task, //
+    },
+    time::Moment, //
+};
+
+use self::stats::Counter;
+use core::marker::PhantomData;
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::atomic::{
+        ordering::{
+            Acquire,
+            Full,
+            Relaxed, //
+        },
+        Atomic, //
+    }, //
+};
+
+/// Connections served by one pass of a CPU's BH work before other softirqs get their turn.
+const BUDGET: usize = 64;
+
+/// Connections and tasks that exist: they run this module's code, and unloading waits for them.
+static LIVE: Atomic<i64> = Atomic::new(0);
+
+fn acquire() {
+    LIVE.add(1, Relaxed);
+}
+
+fn release() {
+    LIVE.fetch_sub(1, Full);
+}
+
+/// Returns how many connections and tasks exist.
+pub(crate) fn live() -> i64 {
+    LIVE.load(Acquire)
+}
+
+/// Counts an entry of the data path by its context, which has to be softirq.
+#[inline]
+fn count_context() {
+    // SAFETY: No preconditions.
+    let softirq = unsafe { bindings::squall_in_softirq() };
+    stats::inc(if softirq {
+        Counter::EntriesSoftirq
+    } else {
+        Counter::EntriesOther
+    });
+}
+
+unsafe extern "C" fn serve_cpu<S: Session>(work: *mut bindings::work_struct) {
+    stats::inc(Counter::Passes);
+    // SAFETY: Called for the per-CPU work, which is not concurrent with itself.
+    let mut node = unsafe { bindings::squall_run_take(work) };
+    for _ in 0..BUDGET {
+        if node.is_null() {
+            return;
+        }
+        // SAFETY: The node is off the list. Its successor is read first, since serving it may put
+        // it on a list again.
+        unsafe {
+            let next = (*node).next;
+            Conn::<S>::serve(node);
+            node = next;
+        }
+    }
+    if !node.is_null() {
+        // SAFETY: The rest of what was taken.
+        unsafe { bindings::squall_run_defer(work, node) };
+    }
+}
+
+/// The data path's machinery, while it exists. There is at most one.
+pub(crate) struct Runtime<S: Session>(PhantomData<S>);
+
+impl<S: Session> Runtime<S> {
+    /// Starts the machinery. Process context, from the module's init.
+    pub(crate) fn start() -> Result<Self> {
+        // SAFETY: Process context, once.
+        unsafe {
+            to_result(bindings::squall_prime(2))?;
+            // IPv6 may be disabled; then no socket of it will be asked for with success either.
+            let _ = bindings::squall_prime(10);
+            to_result(bindings::squall_run_start(Some(serve_cpu::<S>)))?;
+        }
+        Ok(Runtime(PhantomData))
+    }
+}
+
+impl<S: Session> Drop for Runtime<S> {
+    /// Ends every connection and waits until none of this module's code runs any more. The listeners
+    /// are gone, and the tasks have been told to stop.
+    fn drop(&mut self) {
+        while live() > 0 {
+            Conn::<S>::abort_all();
+            // SAFETY: Process context.
+            unsafe { bindings::msleep(5) };
+        }
+        // SAFETY: Process context. Nothing is left that queues work. The grace period waits for
+        // callbacks that have dropped the last reference and are about to return.
+        unsafe {
+            bindings::synchronize_rcu();
+            bindings::squall_run_stop();
+            bindings::rcu_barrier();
+        }
+    }
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Socket addresses: between text, `core::net` and the kernel's `struct sockaddr_*`.
+
+use super::bindings;
+use core::{
+    ffi::c_void,
+    mem::size_of,
+    net::{
+        self,
+        IpAddr,
+        Ipv6Addr, //
+    },
+    ptr::NonNull, //
+};
+use kernel::prelude::*;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// Source ports that one attempt to connect may look through: bounds the search when the range is
+/// used up. The window starts at a random port.
+const PORT_WINDOW: u16 = 1024;
+
+#[derive(Clone, Copy)]
+enum Raw {
+    V4(bindings::sockaddr_in),
+    V6(bindings::sockaddr_in6),
+}
+
+/// An address and port as the kernel takes it.
+#[derive(Clone, Copy)]
+pub(crate) struct SocketAddr {
+    raw: Raw,
+    addr: net::SocketAddr,
+}
+
+impl SocketAddr {
+    /// Parses `a.b.c.d:port` or `[v6]:port`, surrounding white space aside.
+    ///
+    /// Fails with `EINVAL`, also for port 0 and for scoped addresses, which mean nothing on their
+    /// own.
+    pub(crate) fn parse(text: &[u8]) -> Result<SocketAddr> {
+        let text = core::str::from_utf8(text.trim_ascii()).map_err(|_| EINVAL)?;
+        let addr: net::SocketAddr = text.parse().map_err(|_| EINVAL)?;
+        if addr.port() == 0 {
+            return Err(EINVAL);
+        }
+        let raw = match addr {
+            net::SocketAddr::V4(v4) => {
+                let mut raw = bindings::sockaddr_in {
+                    sin_family: AF_INET,
+                    sin_port: v4.port().to_be(),
+                    ..Default::default()
+                };
+                raw.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+                Raw::V4(raw)
+            }
+            net::SocketAddr::V6(v6) => {
+                if v6.scope_id() != 0 {
+                    return Err(EINVAL);
+                }
+                let mut raw = bindings::sockaddr_in6 {
+                    sin6_family: AF_INET6,
+                    sin6_port: v6.port().to_be(),
+                    ..Default::default()
+                };
+                raw.sin6_addr.in6_u.u6_addr8 = v6.ip().octets();
+                Raw::V6(raw)
+            }
+        };
+        Ok(SocketAddr { raw, addr })
+    }
+
+    /// Returns the address for printing.
+    pub(crate) fn get(&self) -> net::SocketAddr {
+        self.addr
+    }
+
+    pub(super) fn family(&self) -> i32 {
+        match self.raw {
+            Raw::V4(_) => i32::from(AF_INET),
+            Raw::V6(_) => i32::from(AF_INET6),
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *const c_void {
+        match &self.raw {
+            Raw::V4(raw) => core::ptr::from_ref(raw).cast(),
+            Raw::V6(raw) => core::ptr::from_ref(raw).cast(),
+        }
+    }
+
+    pub(super) fn size(&self) -> i32 {
+        match self.raw {
+            Raw::V4(_) => size_of::<bindings::sockaddr_in>() as i32,
+            Raw::V6(_) => size_of::<bindings::sockaddr_in6>() as i32,
+        }
+    }
+}
+
+/// Returns the address of a connected socket's peer, an IPv4 address as such.
+pub(super) fn peer(sk: NonNull<bindings::sock>) -> IpAddr {
+    let mut octets = [0u8; 16];
+    let mut port = 0;
+    // SAFETY: The socket is alive, and there are 16 bytes.
+    unsafe { bindings::squall_sk_peer(sk.as_ptr(), octets.as_mut_ptr(), &mut port) };
+    Ipv6Addr::from(octets).to_canonical()
+}
+
+/// Returns the first and last source port that the next attempt to connect may use.
+pub(super) fn port_window() -> (u16, u16) {
+    let (mut low, mut high) = (0u16, 0u16);
+    // SAFETY: Both places may be written.
+    unsafe { bindings::squall_port_range(&mut low, &mut high) };
+    let span = high.saturating_sub(low);
+    if span <= PORT_WINDOW {
+        return (low, high);
+    }
+    let start = super::random(u32::from(span - PORT_WINDOW)) as u16;
+    let low = low.saturating_add(start);
+    (low, low.saturating_add(PORT_WINDOW))
+}

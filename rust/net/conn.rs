@@ -1,0 +1,511 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A TCP connection whose every event is handled in softirq.
+//!
+//! # Context and locks
+//!
+//! A [`Conn`] has a socket, the session that its owner keeps with it, and an inbox. The session is
+//! touched only while the socket's spinlock is held in softirq and no process owns the socket; [`Io`]
+//! is the proof of that, and no second one exists meanwhile. One way in is TCP's `data_ready`; the
+//! other is [`Conn::serve`], run by this CPU's BH work for connections that were [posted](Conn::post)
+//! an event. TCP's other callbacks come in the middle of TCP's own work, some of them from inside
+//! our own calls, so they do nothing but post.
+//!
+//! Lock order: one socket's spinlock, then one inbox (or another [`BhLock`]). Never two sockets'
+//! spinlocks: what one connection wants from another it puts into its inbox and posts.
+//!
+//! # Life
+//!
+//! A session ends by [`Io::release`]: what is queued goes out, then a FIN, and what still arrives is
+//! thrown away until both FINs are through or `linger_timeout` passes. When the socket has reached
+//! `TCP_CLOSE` it is destroyed, from the BH work and never inside a callback. The memory goes when
+//! the last reference does.
+
+pub(crate) use super::io::Io;
+use super::{
+    addr::{
+        self,
+        SocketAddr, //
+    },
+    bindings,
+    lock::{
+        new_bh_lock,
+        BhLock, //
+    },
+    queue::OutQueue,
+    stats::{
+        self,
+        Counter, //
+    },
+    sysctl,
+    time::Moment, //
+};
+use core::{
+    cell::UnsafeCell,
+    ptr::{
+        addr_of_mut,
+        NonNull, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        atomic::{
+            ordering::{
+                Full,
+                Relaxed, //
+            },
+            Atomic, //
+        },
+        Refcount, //
+    },
+    types::Opaque, //
+};
+
+/// Events that are posted to a connection: a set of bits. The lower byte is this module's own.
+pub(crate) type Events = u32;
+
+/// There may be something to read.
+pub(super) const EV_RX: Events = 1 << 0;
+/// There may be room to send.
+pub(super) const EV_TX: Events = 1 << 1;
+/// The TCP state or the error changed.
+pub(super) const EV_STATE: Events = 1 << 2;
+/// The timer fired.
+pub(super) const EV_TIMER: Events = 1 << 3;
+/// The module is being unloaded.
+pub(super) const EV_ABORT: Events = 1 << 4;
+/// The connection is on a run list.
+pub(super) const EV_SCHEDULED: Events = 1 << 31;
+
+/// A connection that was asked for with [`Conn::connect`] is established.
+pub(crate) const CONNECTED: Events = 1 << 5;
+/// A queue that was full has room again.
+pub(crate) const RESUME: Events = 1 << 6;
+/// First of the bits that sessions may use as they like; the last is `1 << 30`.
+pub(crate) const SESSION: Events = 1 << 8;
+
+/// What an owner of connections keeps with each of them.
+///
+/// The default value is what a connection has that nobody owns any more: it must hold no reference
+/// to another connection.
+pub(crate) trait Session: Default + Send + Sized + 'static {
+    /// What one connection may put into another's inbox, besides bytes and events.
+    type Mail: Send + Unpin;
+    /// What accepts connections.
+    type Owner: Clone + Send + Sync + 'static;
+
+    /// Makes the session of a new downstream connection. Softirq.
+    fn accepted(owner: &Self::Owner) -> (Self, &'static Hooks<Self>);
+}
+
+/// What a connection's events mean now: replaced, by [`Io::set_hooks`], when they change meaning.
+///
+/// All are called in softirq with the connection's lock held.
+pub(crate) struct Hooks<S: Session> {
+    /// There are bytes to read, or the end of them.
+    pub(crate) data_ready: fn(&mut S, &mut Io<'_, S>),
+    /// Events were posted, or mail was put into the inbox.
+    pub(crate) events: fn(&mut S, &mut Io<'_, S>, Events),
+    /// The time set with [`Io::set_deadline`] has come.
+    pub(crate) timer: fn(&mut S, &mut Io<'_, S>),
+    /// The connection is closed and everything is read; the argument is 0 or the (positive) errno
+    /// that ended it. The session is replaced by its default when this returns.
+    pub(crate) closed: fn(&mut S, &mut Io<'_, S>, i32),
+}
+
+/// Where the FIN is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fin {
+    Open,
+    Wanted,
+    Sent,
+}
+
+/// What this module keeps under the socket's lock.
+pub(super) struct Control<S: Session> {
+    pub(super) hooks: &'static Hooks<S>,
+    pub(super) deadline: Option<Moment>,
+    pub(super) armed: Option<Moment>,
+    pub(super) activity: Moment,
+    pub(super) error: i32,
+    pub(super) fin: Fin,
+    pub(super) connecting: bool,
+    pub(super) reset: bool,
+    pub(super) released: bool,
+    pub(super) gone: bool,
+    pub(super) retry_rx: bool,
+}
+
+pub(super) struct Locked<S: Session> {
+    pub(super) session: S,
+    pub(super) control: Control<S>,
+}
+
+/// What others may put something into, under a lock of its own.
+pub(super) struct Inbox<S: Session> {
+    pub(super) queue: OutQueue,
+    pub(super) mail: Option<S::Mail>,
+    /// Who found the queue full and waits for room.
+    pub(super) waiter: Option<ARef<Conn<S>>>,
+    pub(super) dead: bool,
+}
+
+/// The receiver of bytes or mail is closed, or does not take any: what it was to get comes back.
+pub(crate) struct Undelivered<M>(pub(crate) M);
+
+/// A TCP connection; see the head of this file.
+///
+/// # Invariants
+///
+/// - `sk` is a socket on which a reference is held until the memory is freed.
+/// - While `locked.control.gone` is false, `sk`'s user data is a counted reference to this
+///   connection, its callbacks are this module's, its `sk_socket` is `socket`, and `registry` is on
+///   the list of connections.
+/// - `run` is on a run list, together with a counted reference, exactly while `EV_SCHEDULED` is set.
+/// - A pending `timer` comes with a counted reference.
+#[repr(C)]
+#[pin_data]
+pub(crate) struct Conn<S: Session> {
+    pub(super) run: UnsafeCell<bindings::llist_node>,
+    refs: Refcount,
+    pub(super) events: Atomic<u32>,
+    pub(super) sk: NonNull<bindings::sock>,
+    pub(super) locked: UnsafeCell<Locked<S>>,
+    #[pin]
+    pub(super) inbox: BhLock<Inbox<S>>,
+    #[pin]
+    pub(super) timer: Opaque<bindings::timer_list>,
+    #[pin]
+    socket: Opaque<bindings::socket>,
+    #[pin]
+    pub(super) registry: Opaque<bindings::list_head>,
+    #[pin]
+    rcu: Opaque<bindings::callback_head>,
+}
+
+// SAFETY: `locked` is accessed under the socket's lock, `run` by the owner of `EV_SCHEDULED`, the
+// inbox has its lock, and the rest is atomic or handled by C code that locks.
+unsafe impl<S: Session> Sync for Conn<S> {}
+// SAFETY: Nothing in it is bound to a CPU or a task; sessions and mail are `Send`.
+unsafe impl<S: Session> Send for Conn<S> {}
+
+// SAFETY: The count starts at one, and `dec_ref` frees when it reaches zero.
+unsafe impl<S: Session> AlwaysRefCounted for Conn<S> {
+    #[inline]
+    fn inc_ref(&self) {
+        self.refs.inc();
+    }
+
+    #[inline]
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller owns a reference, so the connection is alive.
+        if unsafe { obj.as_ref() }.refs.dec_and_test() {
+            // SAFETY: That was the last one.
+            unsafe { Self::free(obj.as_ptr()) };
+        }
+    }
+}
+
+impl<S: Session> Conn<S> {
+    /// Makes a connection around a socket that is not hooked yet.
+    ///
+    /// Takes over the caller's reference to `sk` if it succeeds. `attach` puts the embedded
+    /// `struct socket` to use.
+    fn new(
+        session: S,
+        hooks: &'static Hooks<S>,
+        sk: impl FnOnce(*mut bindings::socket) -> Option<NonNull<bindings::sock>>,
+    ) -> Result<ARef<Self>> {
+        let mut uninit = KBox::<Self>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?;
+        let place = uninit.as_mut_ptr();
+        // SAFETY: The place is ours. A zeroed `struct socket` is a valid one to begin with.
+        let socket = unsafe {
+            addr_of_mut!((*place).socket).write_bytes(0, 1);
+            addr_of_mut!((*place).socket)
+        };
+        let sk = sk(socket.cast()).ok_or(ENOMEM)?;
+        let inbox = new_bh_lock!(Inbox {
+            queue: OutQueue::new(),
+            mail: None,
+            waiter: None,
+            dead: false,
+        });
+        // SAFETY: Every field but `socket`, which is initialised, is written, once. The memory does
+        // not move: `ARef` keeps it where it is, which is what pinning asks for.
+        unsafe {
+            addr_of_mut!((*place).run).write_bytes(0, 1);
+            addr_of_mut!((*place).refs).write(Refcount::new(1));
+            addr_of_mut!((*place).events).write(Atomic::new(0));
+            // INVARIANT: We were given the reference.
+            addr_of_mut!((*place).sk).write(sk);
+            addr_of_mut!((*place).locked).write(UnsafeCell::new(Locked {
+                session,
+                control: Control {
+                    hooks,
+                    deadline: None,
+                    armed: None,
+                    activity: Moment::now(),
+                    error: 0,
+                    fin: Fin::Open,
+                    connecting: false,
+                    reset: false,
+                    released: false,
+                    gone: false,
+                    retry_rx: false,
+                },
+            }));
+            pin_init::raw_init(addr_of_mut!((*place).inbox), inbox);
+            let timer = Opaque::cast_into(addr_of_mut!((*place).timer));
+            bindings::squall_timer_setup(timer, Some(Self::timer_callback));
+            addr_of_mut!((*place).registry).write_bytes(0, 1);
+            addr_of_mut!((*place).rcu).write_bytes(0, 1);
+        }
+        // SAFETY: All fields are initialised.
+        let conn = unsafe { uninit.assume_init() };
+        super::acquire();
+        // SAFETY: A box is never null, and its count of one is now ours.
+        Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(KBox::into_raw(conn))) })
+    }
+
+    /// Frees a connection nobody refers to.
+    ///
+    /// # Safety
+    ///
+    /// The last reference is gone.
+    unsafe fn free(conn: *mut Self) {
+        // SAFETY: We are alone with it. The socket is destroyed or was never hooked: its user data
+        // would be a reference. Readers under RCU may still look at the `struct socket`, which is
+        // plain memory that dropping does not change, until the grace period is over.
+        unsafe {
+            bindings::squall_sock_put((*conn).sk.as_ptr());
+            core::ptr::drop_in_place(conn);
+            bindings::squall_kfree_rcu(Opaque::cast_into(addr_of_mut!((*conn).rcu)), conn.cast());
+        }
+        super::release();
+    }
+
+    /// Installs the callbacks.
+    ///
+    /// # Safety
+    ///
+    /// The socket's lock is held, and the callbacks are not installed yet.
+    unsafe fn hook(conn: &ARef<Self>) {
+        let sk = conn.sk.as_ptr();
+        let user_data = ARef::into_raw(conn.clone()).as_ptr();
+        // SAFETY: The caller holds the lock. INVARIANT: the user data is a counted reference.
+        unsafe {
+            bindings::squall_registry_add(conn.registry.get());
+            bindings::squall_sk_limits(sk, sysctl::rcvbuf(), sysctl::unsent_max());
+            bindings::squall_sk_hook(
+                sk,
+                user_data.cast(),
+                Some(Self::data_ready_callback),
+                Some(Self::write_space_callback),
+                Some(Self::state_callback),
+                Some(Self::state_callback),
+            );
+        }
+    }
+
+    /// Takes an accepted socket over, with the caller's reference to it; frees it on failure.
+    ///
+    /// Softirq, no lock held.
+    ///
+    /// # Safety
+    ///
+    /// `sk` was just taken from an accept queue.
+    pub(super) unsafe fn adopt(sk: NonNull<bindings::sock>, owner: &S::Owner) -> Result {
+        let (session, hooks) = S::accepted(owner);
+        let conn = Self::new(session, hooks, |_| Some(sk));
+        // SAFETY: The socket is alive and in nobody's hands but ours and TCP's; we are in softirq
+        // and hold no other socket's lock.
+        unsafe { bindings::squall_bh_lock_sock(sk.as_ptr()) };
+        let result = match &conn {
+            Ok(conn) => {
+                // SAFETY: The lock is held; the embedded socket is zeroed and stays where it is.
+                unsafe {
+                    bindings::squall_sk_attach(sk.as_ptr(), conn.socket.get());
+                    Self::hook(conn);
+                }
+                Ok(())
+            }
+            Err(err) => {
+                // SAFETY: The lock is held, and the socket was never hooked by us.
+                unsafe { Self::dispose(sk) };
+                Err(*err)
+            }
+        };
+        // SAFETY: Taken above.
+        unsafe { bindings::squall_bh_unlock_sock(sk.as_ptr()) };
+        match conn {
+            // Bytes and even a FIN may have come before the hooks: look once.
+            Ok(conn) => conn.post(EV_RX | EV_STATE),
+            // SAFETY: The reference that came with the socket.
+            Err(_) => unsafe { bindings::squall_sock_put(sk.as_ptr()) },
+        }
+        result
+    }
+
+    /// Ends an accepted socket that nobody will have, with a reset.
+    ///
+    /// Softirq, no lock held.
+    ///
+    /// # Safety
+    ///
+    /// `sk` was just taken from an accept queue; its reference is consumed.
+    pub(super) unsafe fn refuse(sk: NonNull<bindings::sock>) {
+        // SAFETY: As for `adopt()`.
+        unsafe {
+            bindings::squall_bh_lock_sock(sk.as_ptr());
+            Self::dispose(sk);
+            bindings::squall_bh_unlock_sock(sk.as_ptr());
+            bindings::squall_sock_put(sk.as_ptr());
+        }
+    }
+
+    /// Resets and destroys a socket.
+    ///
+    /// # Safety
+    ///
+    /// The socket's lock is held in softirq, and it has no connection.
+    unsafe fn dispose(sk: NonNull<bindings::sock>) {
+        // SAFETY: By the caller's promise.
+        unsafe {
+            bindings::squall_sk_disconnect(sk.as_ptr());
+            bindings::squall_sk_unhook(sk.as_ptr());
+            bindings::squall_sk_release(sk.as_ptr());
+        }
+    }
+
+    /// Starts connecting to `addr`; the session gets [`CONNECTED`] or `closed`.
+    ///
+    /// Softirq, no lock held. The session's deadline is `connect_timeout` from now.
+    pub(crate) fn connect(
+        addr: &SocketAddr,
+        session: S,
+        hooks: &'static Hooks<S>,
+    ) -> Result<ARef<Self>> {
+        let conn = Self::new(session, hooks, |socket| {
+            // SAFETY: `socket` is zeroed and lives as long as the connection.
+            NonNull::new(unsafe {
+                bindings::squall_sk_create(bindings::squall_init_net(), addr.family(), socket)
+            })
+        })?;
+        let sk = conn.sk.as_ptr();
+        let (low, high) = addr::port_window();
+        // SAFETY: A fresh socket, unlocked; we are in softirq and hold no other socket's lock.
+        unsafe { bindings::squall_bh_lock_sock(sk) };
+        // SAFETY: The lock is held, and there is no other reference to what it guards.
+        let locked = unsafe { &mut *conn.locked.get() };
+        locked.control.connecting = true;
+        // SAFETY: The lock is held; the callbacks are not installed.
+        unsafe { Self::hook(&conn) };
+        // SAFETY: The lock is held and no process knows the socket; the address is one of its
+        // family.
+        let result = kernel::error::to_result(unsafe {
+            bindings::squall_sk_connect(sk, addr.as_ptr(), addr.size(), low, high)
+        });
+        let session = if result.is_ok() {
+            conn.arm(
+                &mut locked.control,
+                Moment::now().after_ms(sysctl::connect_timeout()),
+            );
+            locked.control.deadline = locked.control.armed;
+            None
+        } else {
+            locked.control.released = true;
+            // SAFETY: The lock is held.
+            unsafe { bindings::squall_sk_disconnect(sk) };
+            Some(conn.destroy(locked))
+        };
+        // SAFETY: Taken above.
+        unsafe { bindings::squall_bh_unlock_sock(sk) };
+        drop(session);
+        result.map(|()| conn)
+    }
+
+    /// Posts events and has the connection served soon, on this CPU. Any context.
+    pub(crate) fn post(&self, events: Events) {
+        let old = self.raise(events | EV_SCHEDULED);
+        if old & EV_SCHEDULED == 0 {
+            self.inc_ref();
+            // SAFETY: The bit was clear, so the node is on no list; it is ours until served.
+            // INVARIANT: The reference was just taken.
+            unsafe { bindings::squall_run_kick(self.run.get()) };
+        }
+    }
+
+    /// Sets bits of `events`; returns what was there.
+    pub(super) fn raise(&self, events: Events) -> Events {
+        let mut old = self.events.load(Relaxed);
+        loop {
+            match self.events.cmpxchg(old, old | events, Full) {
+                Ok(old) => return old,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Says whether the connection is closed or closing, and takes nothing any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.inbox.lock().dead
+    }
+
+    /// Says whether the receiver is slow: its queue is full.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inbox
+            .lock()
+            .queue
+            .is_full(sysctl::queue_high() as usize)
+    }
+
+    /// Puts `bytes` behind what is queued to be sent, and `mail` into the inbox, or neither.
+    ///
+    /// The caller posts. Softirq; may be called with another connection's lock held.
+    pub(crate) fn deliver(
+        &self,
+        bytes: &mut OutQueue,
+        mail: Option<S::Mail>,
+    ) -> Result<(), Undelivered<Option<S::Mail>>> {
+        let mut inbox = self.inbox.lock();
+        if inbox.dead || (mail.is_some() && inbox.mail.is_some()) {
+            return Err(Undelivered(mail));
+        }
+        if inbox.queue.append_queue(bytes).is_err() {
+            stats::inc(Counter::NoMemory);
+            return Err(Undelivered(mail));
+        }
+        if mail.is_some() {
+            inbox.mail = mail;
+        }
+        Ok(())
+    }
+
+    /// Has every connection ended, without a FIN. Any context.
+    pub(super) fn abort_all() {
+        unsafe extern "C" fn abort<S: Session>(entry: *mut bindings::list_head) {
+            // SAFETY: What is on the list is the field of a connection that is not gone yet, and so
+            // is referred to by its socket.
+            let conn = unsafe { &*Conn::<S>::of_registry(entry) };
+            conn.post(EV_ABORT);
+        }
+        // SAFETY: The function takes no lock.
+        unsafe { bindings::squall_registry_each(Some(abort::<S>)) };
+    }
+
+    /// Returns the connection of a registry entry.
+    ///
+    /// # Safety
+    ///
+    /// `entry` is the field `registry` of a connection.
+    unsafe fn of_registry(entry: *mut bindings::list_head) -> *const Self {
+        let field: *mut Opaque<bindings::list_head> = entry.cast();
+        // SAFETY: By the caller's promise.
+        unsafe { kernel::container_of!(field, Self, registry) }
+    }
+}

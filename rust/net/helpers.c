@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Rust cannot call: inline functions, macros, per-CPU variables.  No
+ * policy here; rust/net gives these functions their safe shape.  Helpers that
+ * touch sockets are in sock_helpers.c, sysctl in sysctl.c.
+ */
+#include <linux/module.h>
+#include <linux/interrupt.h>
+#include <linux/percpu.h>
+
+#include "bindings.h"
+
+static DEFINE_PER_CPU(struct squall_cpu, squall_cpu);
+static struct workqueue_struct *squall_wq;
+
+/*
+ * BH work: runs in softirq on the CPU that queued it, never sleeps.  Of its
+ * own, so that it can be drained before the module's text goes away.
+ */
+int squall_run_start(void (*fn)(struct work_struct *work))
+{
+	int cpu;
+
+	squall_wq = alloc_workqueue("squall", WQ_BH | WQ_HIGHPRI | WQ_PERCPU, 0);
+	if (!squall_wq)
+		return -ENOMEM;
+	for_each_possible_cpu(cpu) {
+		struct squall_cpu *c = per_cpu_ptr(&squall_cpu, cpu);
+
+		init_llist_head(&c->run);
+		c->rest = NULL;
+		INIT_WORK(&c->work, fn);
+	}
+	return 0;
+}
+
+void squall_run_stop(void)
+{
+	destroy_workqueue(squall_wq);
+	squall_wq = NULL;
+}
+
+/* Any context.  The caller's reference to the connection goes with the node. */
+void squall_run_kick(struct llist_node *node)
+{
+	int cpu = get_cpu();
+	struct squall_cpu *c = per_cpu_ptr(&squall_cpu, cpu);
+
+	if (llist_add(node, &c->run))
+		queue_work_on(cpu, squall_wq, &c->work);
+	put_cpu();
+}
+
+/* From @work only: the nodes to serve, oldest first. */
+struct llist_node *squall_run_take(struct work_struct *work)
+{
+	struct squall_cpu *c = container_of(work, struct squall_cpu, work);
+	struct llist_node *rest = c->rest;
+
+	if (rest) {
+		c->rest = NULL;
+		if (!llist_empty(&c->run))
+			queue_work(squall_wq, work);
+		return rest;
+	}
+	return llist_reverse_order(llist_del_all(&c->run));
+}
+
+/* From @work only: keep @rest for the next pass and ask for it. */
+void squall_run_defer(struct work_struct *work, struct llist_node *rest)
+{
+	struct squall_cpu *c = container_of(work, struct squall_cpu, work);
+
+	c->rest = rest;
+	queue_work(squall_wq, work);
+}
+
+bool squall_queue_bh(struct work_struct *work)
+{
+	return queue_work(squall_wq, work);
+}
+
+void squall_count(u32 which, u64 n)
+{
+	if (likely(which < SQUALL_COUNTERS))
+		this_cpu_add(squall_cpu.counters[which], n);
+}
+
+u64 squall_count_sum(u32 which)
+{
+	u64 sum = 0;
+	int cpu;
+
+	if (which >= SQUALL_COUNTERS)
+		return 0;
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(per_cpu(squall_cpu, cpu).counters[which]);
+	return sum;
+}
+
+void squall_spin_lock_init(spinlock_t *lock, const char *name,
+			   struct lock_class_key *key)
+{
+#ifdef CONFIG_DEBUG_SPINLOCK
+	__raw_spin_lock_init(spinlock_check(lock), name, key, LD_WAIT_CONFIG);
+#else
+	spin_lock_init(lock);
+#endif
+}
+
+void squall_spin_lock_bh(spinlock_t *lock)
+{
+	spin_lock_bh(lock);
+}
+
+bool squall_spin_trylock_bh(spinlock_t *lock)
+{
+	return spin_trylock_bh(lock);
+}
+
+void squall_spin_unlock_bh(spinlock_t *lock)
+{
+	spin_unlock_bh(lock);
+}
+
+void squall_assert_spin_locked(spinlock_t *lock)
+{
+	lockdep_assert_held(lock);
+}
+
+/* @head is a member of @object, which kfree() takes after a grace period. */
+void squall_kfree_rcu(struct rcu_head *head, void *object)
+{
+	kvfree_call_rcu((struct kvfree_rcu_head *)head, object);
+}
+
+bool squall_in_softirq(void)
+{
+	return in_serving_softirq();
+}
+
+unsigned long squall_jiffies(void)
+{
+	return jiffies;
+}
+
+void squall_timer_setup(struct timer_list *timer,
+			void (*fn)(struct timer_list *timer))
+{
+	timer_setup(timer, fn, 0);
+}
+
+void squall_work_setup(struct work_struct *work,
+		       void (*fn)(struct work_struct *work))
+{
+	INIT_WORK(work, fn);
+}
+
+/* Every connection that has a hooked socket, for the module's unloading. */
+static LIST_HEAD(squall_registry);
+static DEFINE_SPINLOCK(squall_registry_lock);
+
+void squall_registry_add(struct list_head *entry)
+{
+	spin_lock_bh(&squall_registry_lock);
+	list_add_tail(entry, &squall_registry);
+	spin_unlock_bh(&squall_registry_lock);
+}
+
+void squall_registry_del(struct list_head *entry)
+{
+	spin_lock_bh(&squall_registry_lock);
+	list_del(entry);
+	spin_unlock_bh(&squall_registry_lock);
+}
+
+/* @fn runs with the registry's lock held and must not take a socket's. */
+void squall_registry_each(void (*fn)(struct list_head *entry))
+{
+	struct list_head *entry;
+
+	spin_lock_bh(&squall_registry_lock);
+	list_for_each(entry, &squall_registry)
+		fn(entry);
+	spin_unlock_bh(&squall_registry_lock);
+}
+
+/* The contiguous bytes of @skb at @offset, its fragment list left aside. */
+static bool skb_own_piece(struct sk_buff *skb, u32 offset,
+			  struct squall_piece *piece)
+{
+	u32 pos = skb_headlen(skb);
+	struct page *page;
+	int i;
+
+	if (offset < pos) {
+		piece->data = skb->data + offset;
+		piece->len = pos - offset;
+		page = virt_to_head_page(piece->data);
+		if (!skb_head_is_locked(skb) && sendpage_ok(page)) {
+			piece->page = page;
+			piece->offset = piece->data - page_address(page);
+		}
+		return true;
+	}
+	if (!skb_frags_readable(skb))
+		return false;
+	for (i = 0; i < skb_shinfo(skb)->nr_frags; i++) {
+		skb_frag_t *frag = &skb_shinfo(skb)->frags[i];
+		u32 size = skb_frag_size(frag);
+
+		if (offset < pos + size) {
+			page = skb_frag_page(frag);
+			if (!page)
+				return false;
+			piece->data = skb_frag_address(frag) + (offset - pos);
+			piece->len = pos + size - offset;
+			if (sendpage_ok(page)) {
+				piece->page = page;
+				piece->offset = skb_frag_off(frag) + offset - pos;
+			}
+			return true;
+		}
+		pos += size;
+	}
+	return false;
+}
+
+/*
+ * The contiguous bytes of @skb at @offset.  piece->page is set when a
+ * reference to the page may be taken instead of a copy: page frags that are
+ * readable, and a head that is a page frag itself and not shared with a clone.
+ * GRO chains skbs one level deep; a deeper chain is refused.
+ */
+bool squall_skb_piece(struct sk_buff *skb, u32 offset,
+		      struct squall_piece *piece)
+{
+	struct sk_buff *list;
+	u32 pos;
+
+	piece->page = NULL;
+	if (!skb_has_frag_list(skb))
+		return skb_own_piece(skb, offset, piece);
+
+	pos = skb->len;
+	skb_walk_frags(skb, list)
+		pos -= list->len;
+	if (offset < pos)
+		return skb_own_piece(skb, offset, piece);
+	skb_walk_frags(skb, list) {
+		if (offset < pos + list->len)
+			return !skb_has_frag_list(list) &&
+			       skb_own_piece(list, offset - pos, piece);
+		pos += list->len;
+	}
+	return false;
+}
+
+void squall_get_page(struct page *page)
+{
+	get_page(page);
+}
+
+void squall_put_page(struct page *page)
+{
+	put_page(page);
+}
+
+/*
+ * BH only: memory from this CPU's fragment page, which may be sent with
+ * MSG_SPLICE_PAGES as kmalloc() memory may not.  The reference is to the page.
+ */
+void *squall_frag_alloc(u32 size, struct page **page, u32 *offset)
+{
+	void *data = napi_alloc_frag(size);
+
+	if (!data)
+		return NULL;
+	*page = virt_to_head_page(data);
+	*offset = data - page_address(*page);
+	return data;
+}
+
+int squall_base64_encode(const u8 *src, int len, char *dst)
+{
+	return base64_encode(src, len, dst, true, BASE64_STD);
+}

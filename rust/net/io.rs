@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a session may do with its socket while it holds the lock: [`Io`].
+
+use super::{
+    addr,
+    bindings,
+    conn::{
+        Conn,
+        Control,
+        Fin,
+        Hooks,
+        Session,
+        EV_TX,
+        RESUME, //
+    },
+    queue::{
+        NoMemory,
+        OutQueue, //
+    },
+    rx::{
+        self,
+        Spliced,
+        Stop, //
+    },
+    sysctl,
+    time::Moment, //
+};
+/// A connection's socket, while its lock is held in softirq and no process owns it.
+pub(crate) struct Io<'a, S: Session> {
+    pub(super) conn: &'a Conn<S>,
+    pub(super) control: &'a mut Control<S>,
+}
+
+impl<S: Session> Io<'_, S> {
+    /// Returns the connection.
+    pub(crate) fn conn(&self) -> &Conn<S> {
+        self.conn
+    }
+
+    /// Gives the connection's events another meaning.
+    pub(crate) fn set_hooks(&mut self, hooks: &'static Hooks<S>) {
+        self.control.hooks = hooks;
+    }
+
+    /// Returns the received, unconsumed bytes at `offset`, as far as they are contiguous.
+    pub(crate) fn peek(&self, offset: u32) -> &[u8] {
+        rx::peek(self.conn.sk, offset, self)
+    }
+
+    /// Drops the first `count` bytes of what was received, or all if there are fewer.
+    pub(crate) fn consume(&mut self, count: u32) {
+        self.control.activity = Moment::now();
+        rx::skip(self.conn.sk, count);
+    }
+
+    /// Moves up to `max` received bytes to another connection's queue; see [`Spliced`].
+    pub(crate) fn splice(&mut self, to: &Conn<S>, max: u64) -> Spliced {
+        let spliced = rx::splice(self.conn, to, max);
+        if spliced.bytes > 0 {
+            self.control.activity = Moment::now();
+        }
+        if spliced.stop == Stop::NoMemory {
+            // Nobody will call when there is memory again.
+            self.control.retry_rx = true;
+            self.conn
+                .arm(self.control, Moment::now().after_ticks(2));
+        }
+        spliced
+    }
+
+    /// Returns the number of received bytes that were not consumed.
+    pub(crate) fn unread(&self) -> u32 {
+        // SAFETY: `Io` exists while the lock is held.
+        unsafe { bindings::squall_sk_unread(self.conn.sk.as_ptr()) }
+    }
+
+    /// Says whether the peer has sent its FIN and everything before it is consumed.
+    pub(crate) fn eof(&self) -> bool {
+        // SAFETY: `Io` exists while the lock is held.
+        unsafe { bindings::squall_sk_eof(self.conn.sk.as_ptr()) && self.unread() == 0 }
+    }
+
+    /// Queues bytes to be sent on this connection.
+    pub(crate) fn send(&mut self, bytes: &mut OutQueue) -> Result<(), NoMemory> {
+        self.conn.inbox.lock().queue.append_queue(bytes)?;
+        self.conn.post(EV_TX);
+        Ok(())
+    }
+
+    /// Says whether there is something queued that was not handed to TCP.
+    pub(crate) fn unsent(&self) -> bool {
+        !self.conn.inbox.lock().queue.is_empty()
+    }
+
+    /// Takes the mail.
+    pub(crate) fn take_mail(&mut self) -> Option<S::Mail> {
+        self.conn.inbox.lock().mail.take()
+    }
+
+    /// Sends a FIN behind what is queued; reading goes on.
+    pub(crate) fn finish(&mut self) {
+        if self.control.fin == Fin::Open {
+            self.control.fin = Fin::Wanted;
+        }
+    }
+
+    /// Ends the connection with a reset. The session is over.
+    pub(crate) fn reset(&mut self) {
+        self.control.reset = true;
+        self.end();
+    }
+
+    /// Ends the connection gracefully. The session is over.
+    pub(crate) fn release(&mut self) {
+        self.finish();
+        self.end();
+        self.set_deadline(sysctl::linger_timeout());
+    }
+
+    fn end(&mut self) {
+        self.control.released = true;
+        let mut inbox = self.conn.inbox.lock();
+        inbox.dead = true;
+        let mail = inbox.mail.take();
+        let waiter = inbox.waiter.take();
+        drop(inbox);
+        drop(mail);
+        if let Some(waiter) = waiter {
+            waiter.post(RESUME);
+        }
+        self.conn.post(EV_TX);
+    }
+
+    /// Calls `timer` in `ms` milliseconds, unless the deadline is set anew before.
+    pub(crate) fn set_deadline(&mut self, ms: u32) {
+        let when = Moment::now().after_ms(ms);
+        self.control.deadline = Some(when);
+        self.conn.arm(self.control, when);
+    }
+
+    /// Says whether a deadline is set.
+    pub(crate) fn has_deadline(&self) -> bool {
+        self.control.deadline.is_some()
+    }
+
+    /// Forgets the deadline.
+    pub(crate) fn clear_deadline(&mut self) {
+        self.control.deadline = None;
+    }
+
+    /// Returns when bytes were last consumed, or taken by TCP.
+    pub(crate) fn activity(&self) -> Moment {
+        self.control.activity
+    }
+
+    /// Returns the peer's address, without the port.
+    pub(crate) fn peer(&self) -> core::net::IpAddr {
+        addr::peer(self.conn.sk)
+    }
+}

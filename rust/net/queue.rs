@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bytes on their way out: references to pages, in order.
+//!
+//! Everything that is queued can be handed to TCP by reference (`MSG_SPLICE_PAGES`), so the memory is
+//! page fragments and never `kmalloc()`. Small pieces are copied into fragments, large ones keep the
+//! page they arrived in. An empty queue owns no memory.
+
+use super::bindings;
+use core::{
+    mem,
+    ptr::NonNull, //
+};
+use kernel::prelude::*;
+
+/// Most chunks that a queue may hold before its writer has to wait, besides the high-water mark in
+/// bytes: bounds the descriptors that many tiny pieces need.
+pub(crate) const MAX_CHUNKS: usize = 512;
+
+/// Size of the fragments that small pieces are gathered in, bytes, once a queue is not empty.
+const GATHER: u32 = 1024;
+
+/// Largest fragment taken at once, bytes: what is behind it goes to the next one.
+const FRAGMENT_MAX: usize = 4096;
+
+/// Room made for descriptors when a queue stops being empty.
+const FIRST_CHUNKS: usize = 4;
+
+/// Why bytes could not be queued: memory was not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoMemory;
+
+/// A range of bytes in a page.
+///
+/// # Invariants
+///
+/// Owns a reference to `page`, and the page (compound or not) holds the bytes from `offset` on for
+/// `len`.
+struct Chunk {
+    page: NonNull<bindings::page>,
+    offset: u32,
+    len: u32,
+}
+
+// SAFETY: A page reference may be given back on any CPU and in any context.
+unsafe impl Send for Chunk {}
+// SAFETY: A shared chunk can only be read.
+unsafe impl Sync for Chunk {}
+
+impl Clone for Chunk {
+    fn clone(&self) -> Self {
+        // SAFETY: By the invariant the page is alive.
+        unsafe { bindings::squall_get_page(self.page.as_ptr()) };
+        // INVARIANT: The reference was just taken; the range is the same.
+        Self {
+            page: self.page,
+            offset: self.offset,
+            len: self.len,
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant we own a reference.
+        unsafe { bindings::squall_put_page(self.page.as_ptr()) };
+    }
+}
+
+/// Free bytes behind the last chunk, which this queue may fill.
+///
+/// # Invariants
+///
+/// `at` points to `left` bytes that belong to nobody else, in the page of the queue's last chunk and
+/// directly behind its bytes.
+struct Spare {
+    at: NonNull<u8>,
+    left: usize,
+}
+
+// SAFETY: The memory is owned through the page reference of the last chunk.
+unsafe impl Send for Spare {}
+// SAFETY: Writing needs `&mut`.
+unsafe impl Sync for Spare {}
+
+/// A first-in first-out queue of bytes.
+#[derive(Default)]
+pub(crate) struct OutQueue {
+    /// `None` before `head`, `Some` from it on.
+    chunks: KVec<Option<Chunk>>,
+    head: usize,
+    bytes: usize,
+    spare: Option<Spare>,
+}
+
+/// What [`OutQueue::fill`] found.
+pub(super) struct Filled {
+    /// Number of `bio_vec`s filled.
+    pub(super) count: usize,
+    /// Bytes that they describe.
+    pub(super) bytes: usize,
+    /// There is more in the queue.
+    pub(super) more: bool,
+}
+
+impl OutQueue {
+    /// Returns an empty queue.
+    pub(crate) const fn new() -> Self {
+        Self {
+            chunks: KVec::new(),
+            head: 0,
+            bytes: 0,
+            spare: None,
+        }
+    }
+
+    /// Returns the number of bytes in the queue.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Says whether the queue is empty.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Says whether a writer that can wait should: `high` bytes or [`MAX_CHUNKS`] are reached.
+    pub(crate) fn is_full(&self, high: usize) -> bool {
+        self.bytes >= high || self.chunks.len().saturating_sub(self.head) >= MAX_CHUNKS
+    }
+
+    /// Appends a copy of `bytes`. On failure nothing or a part is appended.
+    ///
+    /// Softirq only, as the fragments come from this CPU's cache.
+    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), NoMemory> {
+        while !bytes.is_empty() {
+            let room = match &self.spare {
+                Some(spare) if spare.left > 0 => spare.left,
+                _ => self.grow(bytes.len())?,
+            };
+            let (now, rest) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+            self.fill_spare(now);
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Copies `bytes`, no more than there is room for, behind the last chunk.
+    fn fill_spare(&mut self, bytes: &[u8]) {
+        let Some(spare) = &mut self.spare else { return };
+        let Some(Some(last)) = self.chunks.as_mut_slice().last_mut() else {
+            return;
+        };
+        let count = bytes.len().min(spare.left);
+        // SAFETY: By the invariant of `Spare` the `left >= count` bytes are ours alone, and `bytes`,
+        // being shared, is elsewhere.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), spare.at.as_ptr(), count) };
+        // INVARIANT: Both move by the bytes that the chunk takes over. `count` is below 4 GiB, being
+        // the size of a fragment at most.
+        // SAFETY: `count <= left`, so the result is in the same fragment or one behind its end.
+        spare.at = unsafe { spare.at.add(count) };
+        spare.left -= count;
+        last.len += count as u32;
+        self.bytes += count;
+    }
+
+    /// Adds an empty chunk with spare room for `wanted` bytes or a part of them; returns the room.
+    fn grow(&mut self, wanted: usize) -> Result<usize, NoMemory> {
+        let least = if self.is_empty() { 0 } else { GATHER as usize };
+        let size = wanted.clamp(least, FRAGMENT_MAX);
+        self.reserve()?;
+        let mut page = core::ptr::null_mut();
+        let mut offset = 0;
+        // SAFETY: Both places may be written; we are in softirq. `size` is at most `FRAGMENT_MAX`.
+        let data = unsafe { bindings::squall_frag_alloc(size as u32, &mut page, &mut offset) };
+        let (Some(at), Some(page)) = (NonNull::new(data.cast::<u8>()), NonNull::new(page)) else {
+            return Err(NoMemory);
+        };
+        // INVARIANT: The allocation came with a reference; the chunk is empty so far.
+        let chunk = Chunk {
+            page,
+            offset,
+            len: 0,
+        };
+        self.append(chunk)?;
+        // INVARIANT: The fragment is `size` bytes at `at`, and the last chunk is empty and there.
+        self.spare = Some(Spare { at, left: size });
+        Ok(size)
+    }
+
+    /// Makes sure that one more chunk fits.
+    fn reserve(&mut self) -> Result<(), NoMemory> {
+        if self.chunks.len() < self.chunks.capacity() {
+            return Ok(());
+        }
+        // Descriptors already used up are at the front: close the gap instead of growing.
+        if self.head >= FIRST_CHUNKS && self.head >= self.chunks.len() / 2 {
+            self.chunks.as_mut_slice().rotate_left(self.head);
+            self.chunks
+                .truncate(self.chunks.len().saturating_sub(self.head));
+            self.head = 0;
+            return Ok(());
+        }
+        self.chunks
+            .reserve(FIRST_CHUNKS, GFP_ATOMIC | __GFP_NOWARN)
+            .map_err(|_| NoMemory)
+    }
+
+    fn append(&mut self, chunk: Chunk) -> Result<(), NoMemory> {
+        self.reserve()?;
+        let len = chunk.len as usize;
+        self.chunks
+            .push_within_capacity(Some(chunk))
+            .map_err(|_| NoMemory)?;
+        self.bytes += len;
+        self.spare = None;
+        Ok(())
+    }
+
+    /// Appends `len` bytes of `page` from `offset` on, by reference.
+    ///
+    /// # Safety
+    ///
+    /// The page must be alive, may be sent (`sendpage_ok()`), and hold these bytes, which nobody
+    /// changes any more.
+    pub(super) unsafe fn append_page(
+        &mut self,
+        page: NonNull<bindings::page>,
+        offset: u32,
+        len: u32,
+    ) -> Result<(), NoMemory> {
+        // SAFETY: The caller promises that the page is alive.
+        unsafe { bindings::squall_get_page(page.as_ptr()) };
+        // INVARIANT: The reference was just taken, and the caller vouches for the range.
+        self.append(Chunk { page, offset, len })
+    }
+
+    /// Moves everything from `other` behind what is here. On failure `self` is as it was and
+    /// `other` too.
+    pub(crate) fn append_queue(&mut self, other: &mut OutQueue) -> Result<(), NoMemory> {
+        let count = other.chunks.len().saturating_sub(other.head);
+        if self.is_empty() {
+            mem::swap(self, other);
+            other.clear();
+            return Ok(());
+        }
+        self.chunks
+            .reserve(count, GFP_ATOMIC | __GFP_NOWARN)
+            .map_err(|_| NoMemory)?;
+        for chunk in other.chunks.as_mut_slice() {
+            if let Some(chunk) = chunk.take() {
+                // Room was made above, so this does not fail.
+                self.append(chunk)?;
+            }
+        }
+        // A sender may still append to the tail; the other queue's room came with its last chunk.
+        self.spare = other.spare.take();
+        other.clear();
+        Ok(())
+    }
+
+    /// Drops everything behind the first `len` bytes.
+    pub(super) fn truncate(&mut self, len: usize) {
+        while self.bytes > len {
+            let excess = self.bytes - len;
+            let Some(Some(last)) = self.chunks.as_mut_slice().last_mut() else {
+                return;
+            };
+            let count = last.len as usize;
+            if count > excess {
+                last.len -= excess as u32;
+                self.bytes -= excess;
+            } else {
+                self.bytes -= count;
+                self.chunks.pop();
+            }
+            // What was cut off may be in flight: it is not room to write to.
+            self.spare = None;
+        }
+    }
+
+    /// Returns a queue of the same bytes, sharing the pages.
+    pub(crate) fn try_clone(&self) -> Result<OutQueue, NoMemory> {
+        let mut clone = OutQueue::new();
+        let live = self.chunks.as_slice().get(self.head..).unwrap_or(&[]);
+        clone
+            .chunks
+            .reserve(live.len(), GFP_ATOMIC | __GFP_NOWARN)
+            .map_err(|_| NoMemory)?;
+        for chunk in live.iter().flatten() {
+            clone.append(chunk.clone())?;
+        }
+        Ok(clone)
+    }
+
+    /// Drops everything, descriptors included.
+    pub(crate) fn clear(&mut self) {
+        *self = OutQueue::new();
+    }
+
+    /// Describes the first bytes of the queue in `vecs`. They stay alive until [`Self::advance`].
+    pub(super) fn fill(&self, vecs: &mut [bindings::bio_vec]) -> Filled {
+        let live = self.chunks.as_slice().get(self.head..).unwrap_or(&[]);
+        let mut filled = Filled {
+            count: 0,
+            bytes: 0,
+            more: false,
+        };
+        for (chunk, vec) in live.iter().flatten().zip(vecs) {
+            vec.bv_page = chunk.page.as_ptr();
+            vec.bv_offset = chunk.offset;
+            vec.bv_len = chunk.len;
+            filled.count += 1;
+            filled.bytes += chunk.len as usize;
+        }
+        filled.more = self.bytes > filled.bytes;
+        filled
+    }
+
+    /// Drops the first `count` bytes.
+    pub(super) fn advance(&mut self, mut count: usize) {
+        while let Some(place) = self.chunks.as_mut_slice().get_mut(self.head) {
+            let Some(chunk) = place else { break };
+            let len = chunk.len as usize;
+            if count < len {
+                // INVARIANT: The range shrinks from its front. `count` fits, being below `len`.
+                chunk.offset += count as u32;
+                chunk.len -= count as u32;
+                self.bytes -= count;
+                return;
+            }
+            *place = None;
+            count -= len;
+            self.bytes -= len;
+            self.head += 1;
+        }
+        self.clear();
+    }
+}

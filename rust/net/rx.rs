@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading from a socket's receive queue.
+//!
+//! Context: softirq, the socket's spinlock held, not owned. Bytes stay in the queue until they are
+//! consumed, so a head that is not complete costs nothing but its place in the receive window.
+
+use super::{
+    bindings,
+    conn::{
+        Conn,
+        Session, //
+    },
+    queue::{
+        NoMemory,
+        OutQueue, //
+    },
+    stats::{
+        self,
+        Counter, //
+    },
+    sysctl, //
+};
+use core::{
+    ffi::c_int,
+    ptr::NonNull, //
+};
+
+/// Why [`super::Io::splice`] moved no more bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// There are no more, or as many as wanted were moved.
+    Done,
+    /// The receiver's queue is full; `RESUME` will be posted when it is not.
+    Full,
+    /// Memory was not to be had; `data_ready` will be called again.
+    NoMemory,
+    /// The receiver is closed.
+    Dead,
+    /// The bytes cannot be read by the CPU.
+    Unreadable,
+}
+
+/// What [`super::Io::splice`] did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spliced {
+    /// Bytes moved.
+    pub(crate) bytes: u64,
+    /// Why there were no more.
+    pub(crate) stop: Stop,
+}
+
+/// Returns the unread bytes at `offset`, as far as they are contiguous.
+///
+/// The result lives as long as `_held`, whose owner keeps the socket locked and unread.
+pub(super) fn peek<T>(sk: NonNull<bindings::sock>, offset: u32, _held: &T) -> &[u8] {
+    let mut len = 0u32;
+    // SAFETY: The lock is held.
+    let data = unsafe { bindings::squall_sk_peek(sk.as_ptr(), offset, &mut len) };
+    if data.is_null() {
+        return &[];
+    }
+    // SAFETY: The helper returns `len` bytes of an skb in the receive queue, which stay there as
+    // long as nothing is read and the lock is held. On a 64-bit machine all pages are mapped.
+    unsafe { core::slice::from_raw_parts(data, len as usize) }
+}
+
+/// What a pass of `tcp_read_sock()` does with the bytes.
+trait Reader {
+    /// Takes up to `len` bytes of `skb` from `offset` on; returns how many, 0 to stop.
+    fn read(&mut self, skb: NonNull<bindings::sk_buff>, offset: u32, len: usize) -> usize;
+}
+
+/// Runs `reader` over the receive queue; acknowledges what it took.
+fn read<R: Reader>(sk: NonNull<bindings::sock>, reader: &mut R) {
+    unsafe extern "C" fn actor<R: Reader>(
+        desc: *mut bindings::read_descriptor_t,
+        skb: *mut bindings::sk_buff,
+        offset: u32,
+        len: usize,
+    ) -> c_int {
+        // SAFETY: `read()` put the reader there and calls us while it borrows it.
+        let reader = unsafe { &mut *(*desc).arg.data.cast::<R>() };
+        match NonNull::new(skb) {
+            // An skb is shorter than 2 GiB.
+            Some(skb) => reader.read(skb, offset, len).min(len) as c_int,
+            None => 0,
+        }
+    }
+    let mut desc = bindings::read_descriptor_t {
+        count: 1,
+        ..Default::default()
+    };
+    desc.arg.data = core::ptr::from_mut(reader).cast();
+    // SAFETY: The lock is held, the socket not owned, and `actor` fits `desc`.
+    unsafe {
+        bindings::squall_sk_clear_urgent(sk.as_ptr());
+        bindings::tcp_read_sock(sk.as_ptr(), &mut desc, Some(actor::<R>));
+    }
+}
+
+struct Skip {
+    left: u32,
+}
+
+impl Reader for Skip {
+    fn read(&mut self, _: NonNull<bindings::sk_buff>, _: u32, len: usize) -> usize {
+        let take = len.min(self.left as usize);
+        self.left -= take as u32;
+        take
+    }
+}
+
+/// Drops up to `count` bytes of the receive queue.
+pub(super) fn skip(sk: NonNull<bindings::sock>, count: u32) {
+    if count > 0 {
+        read(sk, &mut Skip { left: count });
+    }
+}
+
+struct Splice<'a, S: Session> {
+    from: &'a Conn<S>,
+    to: &'a Conn<S>,
+    left: u64,
+    high: usize,
+    splice_min: u32,
+    stop: Stop,
+    by_reference: u64,
+    copied: u64,
+}
+
+impl<S: Session> Reader for Splice<'_, S> {
+    fn read(&mut self, skb: NonNull<bindings::sk_buff>, offset: u32, len: usize) -> usize {
+        let want = self.left.min(len as u64) as u32;
+        if want == 0 {
+            return 0;
+        }
+        let mut inbox = self.to.inbox.lock();
+        if inbox.dead {
+            self.stop = Stop::Dead;
+            return 0;
+        }
+        if inbox.queue.is_full(self.high) {
+            inbox.waiter = Some(self.from.into());
+            self.stop = Stop::Full;
+            return 0;
+        }
+        let mut done = 0;
+        while done < want {
+            let mut piece = bindings::squall_piece::default();
+            // SAFETY: The skb is in the receive queue, whose lock is held.
+            let found = unsafe {
+                bindings::squall_skb_piece(skb.as_ptr(), offset.wrapping_add(done), &mut piece)
+            };
+            let take = piece.len.min(want - done);
+            if !found || take == 0 {
+                self.stop = Stop::Unreadable;
+                break;
+            }
+            if self.queue(&mut inbox.queue, &piece, take).is_err() {
+                stats::inc(Counter::NoMemory);
+                self.stop = Stop::NoMemory;
+                break;
+            }
+            done += take;
+        }
+        self.left -= u64::from(done);
+        done as usize
+    }
+}
+
+impl<S: Session> Splice<'_, S> {
+    /// Queues the first `take` bytes of `piece`: by reference if that is possible and worth it.
+    fn queue(
+        &mut self,
+        queue: &mut OutQueue,
+        piece: &bindings::squall_piece,
+        take: u32,
+    ) -> Result<(), NoMemory> {
+        match NonNull::new(piece.page) {
+            Some(page) if take >= self.splice_min => {
+                // SAFETY: The helper vouches for the page, and received bytes do not change.
+                unsafe { queue.append_page(page, piece.offset, take) }?;
+                self.by_reference += u64::from(take);
+            }
+            _ => {
+                // SAFETY: The helper returned `piece.len >= take` readable bytes.
+                let bytes =
+                    unsafe { core::slice::from_raw_parts(piece.data.cast(), take as usize) };
+                let before = queue.len();
+                let result = queue.write(bytes);
+                if result.is_err() {
+                    queue.truncate(before);
+                    return result;
+                }
+                self.copied += u64::from(take);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moves up to `max` bytes from the receive queue of `from` to the send queue of `to`.
+pub(super) fn splice<S: Session>(from: &Conn<S>, to: &Conn<S>, max: u64) -> Spliced {
+    let mut pass = Splice {
+        from,
+        to,
+        left: max,
+        high: sysctl::queue_high() as usize,
+        splice_min: sysctl::splice_min(),
+        stop: Stop::Done,
+        by_reference: 0,
+        copied: 0,
+    };
+    read(from.sk, &mut pass);
+    let bytes = max - pass.left;
+    if bytes > 0 {
+        stats::add(Counter::RxBytes, bytes);
+        stats::add(Counter::SplicedBytes, pass.by_reference);
+        stats::add(Counter::CopiedBytes, pass.copied);
+        to.post(super::conn::EV_TX);
+    }
+    if pass.stop == Stop::Full {
+        stats::inc(Counter::Paused);
+    }
+    Spliced {
+        bytes,
+        stop: pass.stop,
+    }
+}

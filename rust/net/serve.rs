@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a connection is served: TCP's callbacks, the BH work's visits, and the way to the end.
+//!
+//! Context: softirq. `*_callback` are called by TCP with the socket's lock held in one of its two
+//! forms; the rest takes the spinlock itself or runs under it. See `conn.rs` for the rules.
+
+use super::{
+    bindings,
+    conn::{
+        Conn,
+        Control,
+        Events,
+        Fin,
+        Inbox,
+        Io,
+        Locked,
+        Session,
+        CONNECTED,
+        EV_ABORT,
+        EV_RX,
+        EV_SCHEDULED,
+        EV_STATE,
+        EV_TIMER,
+        EV_TX,
+        RESUME, //
+    },
+    lock::BhGuard,
+    queue::OutQueue,
+    rx,
+    stats::{
+        self,
+        Counter, //
+    },
+    time::Moment,
+    tx, //
+};
+use core::{
+    mem,
+    ptr::NonNull, //
+};
+use kernel::{
+    sync::{
+        aref::ARef,
+        atomic::ordering::Full, //
+    },
+    types::Opaque, //
+};
+
+impl<S: Session> Conn<S> {
+    /// Serves the connection whose node this is; consumes the reference that came with it.
+    ///
+    /// # Safety
+    ///
+    /// `node` was on a run list and is on none now. Softirq, no lock held.
+    pub(super) unsafe fn serve(node: *mut bindings::llist_node) {
+        // SAFETY: `run` is the first field of the `repr(C)` struct, and the reference is ours.
+        let conn = unsafe { ARef::from_raw(NonNull::new_unchecked(node.cast::<Self>())) };
+        conn.serve_one();
+    }
+
+    fn serve_one(&self) {
+        // Taking the events clears EV_SCHEDULED: from here on the node may be on a list again.
+        let events = self.events.xchg(0, Full) & !EV_SCHEDULED;
+        super::count_context();
+        // SAFETY: `sk` is alive by the invariant; softirq, and no other socket's lock is held.
+        unsafe { bindings::squall_bh_lock_sock(self.sk.as_ptr()) };
+        // SAFETY: The lock is held, and no process has the socket if it is not owned.
+        let session = if unsafe { bindings::squall_sock_owned(self.sk.as_ptr()) } {
+            stats::inc(Counter::EntriesOwned);
+            self.put_off(events);
+            None
+        } else {
+            // SAFETY: The lock is held and the socket not owned, so nobody else is in here.
+            self.serve_locked(unsafe { &mut *self.locked.get() }, events)
+        };
+        // SAFETY: Taken above.
+        unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
+        // What the session refers to goes without the lock.
+        drop(session);
+    }
+
+    /// A process owns the socket: come back in a tick. Spinning would never end on this CPU.
+    fn put_off(&self, events: Events) {
+        self.raise(events);
+        self.start_timer(Moment::now().after_ticks(1));
+    }
+
+    /// Does what `events` ask for; returns the session if the connection is gone afterwards.
+    fn serve_locked(&self, locked: &mut Locked<S>, events: Events) -> Option<Remains<S>> {
+        if locked.control.gone {
+            return None;
+        }
+        if events & EV_ABORT != 0 {
+            locked.control.reset = true;
+        }
+        if locked.control.connecting && self.state() == bindings::SQUALL_TCP_ESTABLISHED {
+            locked.control.connecting = false;
+            locked.control.deadline = None;
+            self.call(locked, |session, io| {
+                (io.control.hooks.events)(session, io, CONNECTED)
+            });
+        }
+        if !locked.control.connecting && !locked.control.reset {
+            if events & !0xff | events & RESUME != 0 {
+                self.call(locked, |session, io| {
+                    (io.control.hooks.events)(session, io, events)
+                });
+            }
+            if events & (EV_RX | EV_STATE) != 0 || mem::take(&mut locked.control.retry_rx) {
+                self.call(locked, |session, io| {
+                    (io.control.hooks.data_ready)(session, io)
+                });
+            }
+        }
+        if events & EV_TIMER != 0 {
+            self.timer_fired(locked);
+        }
+        self.settle(locked)
+    }
+
+    /// Calls a hook unless the session is over.
+    fn call(&self, locked: &mut Locked<S>, hook: impl FnOnce(&mut S, &mut Io<'_, S>)) {
+        if locked.control.released {
+            return;
+        }
+        let mut io = Io {
+            conn: self,
+            control: &mut locked.control,
+        };
+        hook(&mut locked.session, &mut io);
+    }
+
+    fn timer_fired(&self, locked: &mut Locked<S>) {
+        locked.control.armed = None;
+        let Some(deadline) = locked.control.deadline else {
+            return;
+        };
+        if Moment::now().is_before(deadline) {
+            self.arm(&mut locked.control, deadline);
+            return;
+        }
+        locked.control.deadline = None;
+        if locked.control.released {
+            stats::inc(Counter::LingerTimeouts);
+            locked.control.reset = true;
+        } else {
+            self.call(locked, |session, io| (io.control.hooks.timer)(session, io));
+        }
+    }
+
+    /// Sends what can be sent, and brings the connection to its end if that has come.
+    fn settle(&self, locked: &mut Locked<S>) -> Option<Remains<S>> {
+        let sk = self.sk.as_ptr();
+        if !locked.control.connecting && !locked.control.reset {
+            self.flush(&mut locked.control);
+        }
+        if locked.control.reset && self.state() != bindings::SQUALL_TCP_CLOSE {
+            stats::inc(Counter::Resets);
+            // SAFETY: The lock is held and the socket not owned.
+            unsafe { bindings::squall_sk_disconnect(sk) };
+        }
+        if self.state() == bindings::SQUALL_TCP_CLOSE {
+            // SAFETY: The lock is held.
+            let error = unsafe { bindings::squall_sk_error(sk) };
+            if error != 0 && locked.control.error == 0 {
+                locked.control.error = error.saturating_neg();
+            }
+            // TCP_CLOSE alone is no error: after both FINs there may be bytes to read, for which
+            // the session has no room yet.
+            // SAFETY: The lock is held.
+            let unread = unsafe { bindings::squall_sk_unread(sk) };
+            let control = &mut locked.control;
+            if unread > 0 && control.error == 0 && !control.reset && !control.released {
+                return None;
+            }
+            let error = control.error;
+            // From here on nothing can be delivered: what a session does about its end relies on it.
+            self.inbox.lock().dead = true;
+            self.call(locked, |session, io| {
+                (io.control.hooks.closed)(session, io, error)
+            });
+            return Some(self.destroy(locked));
+        }
+        if locked.control.released {
+            rx::skip(self.sk, u32::MAX);
+            return Some(Remains::session(mem::take(&mut locked.session)));
+        }
+        None
+    }
+
+    /// Sends from the queue, and the FIN behind it.
+    fn flush(&self, control: &mut Control<S>) {
+        match tx::flush(self, control.fin == Fin::Sent) {
+            Ok(tx::Flushed { sent, retry }) => {
+                if sent > 0 {
+                    control.activity = Moment::now();
+                }
+                if retry {
+                    self.arm(control, Moment::now().after_ticks(2));
+                }
+            }
+            Err(error) => {
+                control.error = error;
+                control.reset = true;
+                return;
+            }
+        }
+        if control.fin == Fin::Wanted && self.inbox.lock().queue.is_empty() {
+            control.fin = Fin::Sent;
+            stats::inc(Counter::Fins);
+            // SAFETY: The lock is held and the socket not owned.
+            unsafe { bindings::squall_sk_shutdown_send(self.sk.as_ptr()) };
+        }
+    }
+
+    /// Gives the closed socket back; the caller drops what remains after unlocking.
+    pub(super) fn destroy(&self, locked: &mut Locked<S>) -> Remains<S> {
+        let sk = self.sk.as_ptr();
+        locked.control.gone = true;
+        locked.control.released = true;
+        // SAFETY: The lock is held, the socket closed and hooked by us. The user data's reference
+        // is taken over by `Remains`.
+        let own = unsafe {
+            bindings::squall_sk_unhook(sk);
+            bindings::squall_sk_release(sk);
+            bindings::squall_registry_del(self.registry.get());
+            ARef::from_raw(NonNull::from(self))
+        };
+        // SAFETY: The timer is set up.
+        if unsafe { bindings::timer_delete(self.timer.get()) } != 0 {
+            // SAFETY: A pending timer comes with a reference; the caller has another.
+            drop(unsafe { ARef::from_raw(NonNull::from(self)) });
+        }
+        let mut remains = Remains::session(mem::take(&mut locked.session));
+        remains.close_inbox(self.inbox.lock());
+        remains.own = Some(own);
+        remains
+    }
+
+    fn state(&self) -> u32 {
+        // SAFETY: `sk` is alive by the invariant.
+        unsafe { bindings::squall_sk_state(self.sk.as_ptr()) as u32 }
+    }
+
+    /// Makes the timer fire at `when` or earlier.
+    pub(super) fn arm(&self, control: &mut Control<S>, when: Moment) {
+        if control.armed.is_none_or(|armed| when.is_before(armed)) {
+            control.armed = Some(when);
+            self.start_timer(when);
+        }
+    }
+
+    fn start_timer(&self, when: Moment) {
+        // The reference is taken first: the timer may fire at once on another CPU.
+        let own: ARef<Self> = self.into();
+        // SAFETY: The timer is set up.
+        if unsafe { bindings::mod_timer(self.timer.get(), when.jiffies()) } == 0 {
+            // INVARIANT: It was not pending and is now.
+            mem::forget(own);
+        }
+    }
+
+    /// Returns the connection of a hooked socket.
+    ///
+    /// # Safety
+    ///
+    /// TCP is calling a callback of `sk`, which means that its lock is held in one of its two forms.
+    unsafe fn of<'a>(sk: *mut bindings::sock) -> Option<&'a Self> {
+        // SAFETY: By the invariant the user data is a reference, dropped only under the lock.
+        unsafe { bindings::squall_sk_user_data(sk).cast::<Self>().as_ref() }
+    }
+
+    pub(super) unsafe extern "C" fn data_ready_callback(sk: *mut bindings::sock) {
+        // SAFETY: TCP calls.
+        let Some(conn) = (unsafe { Self::of(sk) }) else {
+            return;
+        };
+        // SAFETY: The socket is alive.
+        if unsafe { bindings::squall_sock_owned(sk) } {
+            stats::inc(Counter::EntriesOwned);
+            conn.post(EV_RX);
+            return;
+        }
+        super::count_context();
+        // SAFETY: TCP holds the spinlock in softirq and no process owns the socket. TCP does not
+        // call this from inside the calls that we make under the lock.
+        let locked = unsafe { &mut *conn.locked.get() };
+        if locked.control.connecting || locked.control.gone || locked.control.reset {
+            return;
+        }
+        conn.call(locked, |session, io| {
+            (io.control.hooks.data_ready)(session, io)
+        });
+        let control = &locked.control;
+        if control.released || control.reset || control.fin == Fin::Wanted || control.retry_rx {
+            conn.post(EV_TX);
+        }
+    }
+
+    pub(super) unsafe extern "C" fn write_space_callback(sk: *mut bindings::sock) {
+        // SAFETY: TCP calls.
+        if let Some(conn) = unsafe { Self::of(sk) } {
+            // SAFETY: The socket is alive and locked in one of the two forms.
+            if unsafe { bindings::squall_sk_writeable(sk) } {
+                conn.post(EV_TX);
+            }
+        }
+    }
+
+    pub(super) unsafe extern "C" fn state_callback(sk: *mut bindings::sock) {
+        // SAFETY: TCP calls.
+        if let Some(conn) = unsafe { Self::of(sk) } {
+            conn.post(EV_STATE);
+        }
+    }
+
+    pub(super) unsafe extern "C" fn timer_callback(timer: *mut bindings::timer_list) {
+        let field: *mut Opaque<bindings::timer_list> = timer.cast();
+        // SAFETY: The timer is the field of a connection, and came with a reference to it.
+        let conn = unsafe {
+            let conn: *mut Self = kernel::container_of!(field, Self, timer);
+            ARef::from_raw(NonNull::new_unchecked(conn))
+        };
+        conn.post(EV_TIMER);
+    }
+}
+
+/// What a connection leaves, to be dropped when its lock is released: dropping it may free other
+/// connections.
+pub(super) struct Remains<S: Session> {
+    _session: S,
+    _mail: Option<S::Mail>,
+    waiter: Option<ARef<Conn<S>>>,
+    _queue: OutQueue,
+    own: Option<ARef<Conn<S>>>,
+}
+
+impl<S: Session> Remains<S> {
+    fn session(session: S) -> Self {
+        Self {
+            _session: session,
+            _mail: None,
+            waiter: None,
+            _queue: OutQueue::new(),
+            own: None,
+        }
+    }
+
+    fn close_inbox(&mut self, mut inbox: BhGuard<'_, Inbox<S>>) {
+        inbox.dead = true;
+        self._mail = inbox.mail.take();
+        self.waiter = inbox.waiter.take();
+        self._queue = mem::take(&mut inbox.queue);
+    }
+}
+
+impl<S: Session> Drop for Remains<S> {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.post(RESUME);
+        }
+    }
+}

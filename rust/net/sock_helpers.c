@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Helpers on struct sock for rust/net: the inline functions, macros and
+ * indirect calls of net/sock.h and net/tcp.h.
+ *
+ * Unless a comment says otherwise, the caller holds the socket's spinlock in
+ * softirq (bh_lock_sock()) and the socket is not owned by a user.
+ */
+#include <linux/inet.h>
+#include <linux/module.h>
+#include <linux/net.h>
+#include <net/inet_common.h>
+#include <net/inet_connection_sock.h>
+#include <net/inet_hashtables.h>
+#include <net/ip.h>
+#include <net/ipv6.h>
+#include <net/request_sock.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+#include <net/transp_v6.h>
+
+#include "bindings.h"
+
+/*
+ * The callbacks of a TCP socket that nobody hooked, taken from squall_prime()'s
+ * socket: a listener's children carry the listener's hook from birth, so what
+ * is found on them is not what to give back.
+ */
+static struct {
+	void (*data_ready)(struct sock *sk);
+	void (*write_space)(struct sock *sk);
+	void (*state_change)(struct sock *sk);
+	void (*error_report)(struct sock *sk);
+} saved;
+
+/* Softirq, without the lock. */
+void squall_bh_lock_sock(struct sock *sk)
+{
+	bh_lock_sock(sk);
+}
+
+void squall_bh_unlock_sock(struct sock *sk)
+{
+	bh_unlock_sock(sk);
+}
+
+/* Without the lock. */
+void squall_sock_put(struct sock *sk)
+{
+	sock_put(sk);
+}
+
+bool squall_sock_owned(const struct sock *sk)
+{
+	return sock_owned_by_user_nocheck(sk);
+}
+
+/* Under rcu_read_lock() or the socket's lock. */
+void *squall_sk_user_data(const struct sock *sk)
+{
+	return rcu_dereference_sk_user_data(sk);
+}
+
+/*
+ * Softirq, no socket lock held: rskq_lock nests inside the child's lock.  What
+ * inet_csk_accept() does, except that it neither sleeps nor locks the
+ * listener, which the queue does not need.  sock_gen_put() is reqsk_put() for
+ * a socket in TCP_NEW_SYN_RECV.  The caller owns the child's reference.
+ */
+struct sock *squall_accept(struct sock *lsk, bool *more)
+{
+	struct request_sock_queue *queue = &inet_csk(lsk)->icsk_accept_queue;
+	struct request_sock *req = reqsk_queue_remove(queue, lsk);
+	struct sock *sk;
+
+	if (!req)
+		return NULL;
+	*more = !reqsk_queue_empty(queue);
+	sk = req->sk;
+	if (tcp_rsk(req)->tfo_listener) {
+		spin_lock_bh(&queue->fastopenq.lock);
+		if (tcp_rsk(req)->tfo_listener) {
+			/* reqsk_fastopen_remove() frees it after the ACK. */
+			req->sk = NULL;
+			req = NULL;
+		}
+		spin_unlock_bh(&queue->fastopenq.lock);
+	}
+	if (req)
+		sock_gen_put(req_to_sk(req));
+	inet_init_csk_locks(sk);
+	return sk;
+}
+
+/* Process context.  What children inherit is set here, once. */
+void squall_listen_setup(struct sock *sk, void *user_data, u32 rcvbuf,
+			 void (*data_ready)(struct sock *sk))
+{
+	sk_net_refcnt_upgrade(sk);
+	sk->sk_allocation = GFP_ATOMIC;
+	sk->sk_use_task_frag = false;
+	sock_set_reuseaddr(sk);
+	sock_set_keepalive(sk);
+	/* Before bind(): the window scale of the handshake follows from it. */
+	sock_set_rcvbuf(sk, rcvbuf);
+	tcp_sock_set_nodelay(sk);
+
+	write_lock_bh(&sk->sk_callback_lock);
+	/* Not copied to children, who inherit only the function. */
+	__rcu_assign_sk_user_data_with_flags(sk, user_data,
+					     SK_USER_DATA_NOCOPY);
+	WRITE_ONCE(sk->sk_data_ready, data_ready);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
+/* Process context. */
+void squall_listen_unhook(struct sock *sk)
+{
+	write_lock_bh(&sk->sk_callback_lock);
+	WRITE_ONCE(sk->sk_data_ready, saved.data_ready);
+	rcu_assign_sk_user_data(sk, NULL);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
+static void socket_init(struct socket *sock, struct sock *sk)
+{
+	sock->type = SOCK_STREAM;
+	sock->sk = sk;
+	sock->ops = sk->sk_family == PF_INET6 ? &inet6_stream_ops :
+						&inet_stream_ops;
+	init_waitqueue_head(&sock->wq.wait);
+}
+
+/*
+ * Softirq or process context, never sleeps: a TCP socket as inet_create() and
+ * inet6_create() make it, with @sock, zeroed, in the place of the inode's
+ * struct socket.  tcp_init_sock() dereferences sk_socket, so it comes first.
+ */
+struct sock *squall_sk_create(struct net *net, int family, struct socket *sock)
+{
+	struct proto *prot = family == PF_INET6 ? &tcpv6_prot : &tcp_prot;
+	struct inet_sock *inet;
+	struct sock *sk;
+
+	sk = sk_alloc(net, family, SQUALL_GFP_ATOMIC, prot, 0);
+	if (!sk)
+		return NULL;
+	inet_init_csk_locks(sk);
+	inet = inet_sk(sk);
+	inet_set_bit(IS_ICSK, sk);
+	inet_clear_bit(NODEFRAG, sk);
+	inet->pmtudisc = READ_ONCE(net->ipv4.sysctl_ip_no_pmtu_disc) ?
+			 IP_PMTUDISC_DONT : IP_PMTUDISC_WANT;
+	atomic_set(&inet->inet_id, 0);
+	sock_init_data_uid(NULL, sk, GLOBAL_ROOT_UID);
+	sk->sk_type = SOCK_STREAM;
+	sk->sk_family = family;
+	sk->sk_protocol = IPPROTO_TCP;
+	sk->sk_backlog_rcv = prot->backlog_rcv;
+	sk->sk_txrehash = READ_ONCE(net->core.sysctl_txrehash);
+	inet->uc_ttl = -1;
+	inet_set_bit(MC_LOOP, sk);
+	inet->mc_ttl = 1;
+	inet_set_bit(MC_ALL, sk);
+	if (family == PF_INET6) {
+		struct ipv6_pinfo *np;
+
+		sk->sk_destruct = inet6_sock_destruct;
+		np = (struct ipv6_pinfo *)((u8 *)sk + prot->ipv6_pinfo_offset);
+		inet->pinet6 = np;
+		np->hop_limit = -1;
+		np->mcast_hops = IPV6_DEFAULT_MCASTHOPS;
+		inet6_set_bit(MC6_LOOP, sk);
+		inet6_set_bit(MC6_ALL, sk);
+		np->pmtudisc = IPV6_PMTUDISC_WANT;
+	} else {
+		sk->sk_destruct = inet_sock_destruct;
+	}
+	sk->sk_allocation = GFP_ATOMIC;
+	sk->sk_use_task_frag = false;
+	socket_init(sock, sk);
+	WRITE_ONCE(sk->sk_socket, sock);
+	rcu_assign_pointer(sk->sk_wq, &sock->wq);
+	if (prot->init(sk)) {
+		sk->sk_socket = NULL;
+		sk_common_release(sk);
+		return NULL;
+	}
+	tcp_sk(sk)->nonagle |= TCP_NAGLE_OFF;
+	sock_set_flag(sk, SOCK_KEEPOPEN);
+	return sk;
+}
+
+/*
+ * An accepted child has no struct socket, and TCP's send path dereferences
+ * one.  sock_graft() would ask for its inode.
+ */
+void squall_sk_attach(struct sock *sk, struct socket *sock)
+{
+	socket_init(sock, sk);
+	sock->state = SS_CONNECTED;
+	write_lock_bh(&sk->sk_callback_lock);
+	rcu_assign_pointer(sk->sk_wq, &sock->wq);
+	WRITE_ONCE(sk->sk_socket, sock);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
+void squall_sk_hook(struct sock *sk, void *user_data,
+		    void (*data_ready)(struct sock *sk),
+		    void (*write_space)(struct sock *sk),
+		    void (*state_change)(struct sock *sk),
+		    void (*error_report)(struct sock *sk))
+{
+	write_lock_bh(&sk->sk_callback_lock);
+	__rcu_assign_sk_user_data_with_flags(sk, user_data,
+					     SK_USER_DATA_NOCOPY);
+	WRITE_ONCE(sk->sk_data_ready, data_ready);
+	WRITE_ONCE(sk->sk_write_space, write_space);
+	sk->sk_state_change = state_change;
+	WRITE_ONCE(sk->sk_error_report, error_report);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
+void squall_sk_unhook(struct sock *sk)
+{
+	squall_sk_hook(sk, NULL, saved.data_ready, saved.write_space,
+		       saved.state_change, saved.error_report);
+}
+
+/*
+ * The socket is in TCP_CLOSE and unhooked: inet_csk_destroy_sock() without the
+ * orphan count, which was never raised, and without the last sock_put().
+ */
+void squall_sk_release(struct sock *sk)
+{
+	WARN_ON_ONCE(sk->sk_state != TCP_CLOSE);
+	sock_orphan(sk);
+	sk->sk_prot->destroy(sk);
+	sk_stream_kill_queues(sk);
+}
+
+/*
+ * A window of ports bounds the search for a free one, which else walks the
+ * whole range when that is used up.
+ */
+int squall_sk_connect(struct sock *sk, const void *addr, int len, u16 port_lo,
+		      u16 port_hi)
+{
+	WRITE_ONCE(inet_sk(sk)->local_port_range,
+		   (u32)port_hi << 16 | port_lo);
+	return sk->sk_prot->connect(sk, (struct sockaddr_unsized *)addr, len);
+}
+
+void squall_sk_disconnect(struct sock *sk)
+{
+	sk->sk_prot->disconnect(sk, O_NONBLOCK);
+}
+
+void squall_sk_shutdown_send(struct sock *sk)
+{
+	WRITE_ONCE(sk->sk_shutdown, sk->sk_shutdown | SEND_SHUTDOWN);
+	sk->sk_prot->shutdown(sk, SEND_SHUTDOWN);
+}
+
+/* @rcvbuf bytes of payload: the kernel counts skb overhead too, hence twice. */
+void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 unsent_max)
+{
+	sk->sk_userlocks |= SOCK_RCVBUF_LOCK;
+	WRITE_ONCE(sk->sk_rcvbuf, rcvbuf * 2);
+	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, unsent_max);
+}
+
+/* @addr gets 16 bytes, an IPv4 address as ::ffff:a.b.c.d; @port host order. */
+void squall_sk_peer(const struct sock *sk, u8 *addr, u16 *port)
+{
+	struct in6_addr in6;
+
+	if (sk->sk_family == AF_INET6)
+		in6 = sk->sk_v6_daddr;
+	else
+		ipv6_addr_set_v4mapped(inet_sk(sk)->inet_daddr, &in6);
+	memcpy(addr, &in6, sizeof(in6));
+	*port = ntohs(inet_sk(sk)->inet_dport);
+}
+
+int squall_sk_state(const struct sock *sk)
+{
+	return READ_ONCE(sk->sk_state);
+}
+
+/* Takes the pending error: 0 or a negative errno. */
+int squall_sk_error(struct sock *sk)
+{
+	return sock_error(sk);
+}
+
+bool squall_sk_can_send(struct sock *sk)
+{
+	return sk_stream_memory_free(sk);
+}
+
+bool squall_sk_writeable(struct sock *sk)
+{
+	if (!sk_stream_is_writeable(sk) || !sk->sk_socket)
+		return false;
+	clear_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
+	return true;
+}
+
+bool squall_sk_write_queue_empty(const struct sock *sk)
+{
+	return tcp_rtx_and_write_queues_empty(sk);
+}
+
+void squall_sk_wait_space(struct sock *sk)
+{
+	set_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
+}
+
+/* One MSG_OOB byte would stop tcp_read_sock() for ever. */
+void squall_sk_clear_urgent(struct sock *sk)
+{
+	if (unlikely(tcp_sk(sk)->urg_data))
+		WRITE_ONCE(tcp_sk(sk)->urg_data, 0);
+}
+
+u32 squall_sk_unread(struct sock *sk)
+{
+	return tcp_inq(sk);
+}
+
+/* The peer has sent its FIN; there may be bytes to read before it. */
+bool squall_sk_eof(const struct sock *sk)
+{
+	return sk->sk_shutdown & RCV_SHUTDOWN;
+}
+
+/*
+ * The contiguous unread bytes at @offset of the receive queue, NULL if none
+ * arrived.  Skbs of the queue may overlap, so each is placed by its sequence
+ * number, as tcp_recvmsg() does.
+ */
+const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len)
+{
+	u32 seq = tcp_sk(sk)->copied_seq + offset;
+	struct squall_piece piece;
+	struct sk_buff *skb;
+
+	skb_queue_walk(&sk->sk_receive_queue, skb) {
+		u32 at = seq - TCP_SKB_CB(skb)->seq;
+
+		if (at < skb->len) {
+			if (!squall_skb_piece(skb, at, &piece))
+				return NULL;
+			*len = piece.len;
+			return piece.data;
+		}
+	}
+	return NULL;
+}
+
+/*
+ * Init of the module only: process context, sleeps.  connect() draws its hash secrets under a mutex the
+ * first time in each address family: have that over before softirq comes.
+ */
+int squall_prime(int family)
+{
+	struct sockaddr_storage addr = { .ss_family = family };
+	struct socket *sock;
+	int err;
+
+	err = sock_create_kern(&init_net, family, SOCK_STREAM, IPPROTO_TCP,
+			       &sock);
+	if (err)
+		return err;
+	saved.data_ready = sock->sk->sk_data_ready;
+	saved.write_space = sock->sk->sk_write_space;
+	saved.state_change = sock->sk->sk_state_change;
+	saved.error_report = sock->sk->sk_error_report;
+	if (family == PF_INET) {
+		struct sockaddr_in *in = (struct sockaddr_in *)&addr;
+
+		in->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		in->sin_port = htons(9);
+	} else {
+		struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&addr;
+
+		in6->sin6_addr = in6addr_loopback;
+		in6->sin6_port = htons(9);
+	}
+	/* The outcome does not matter: refused or unreachable is as good. */
+	kernel_connect(sock, (struct sockaddr_unsized *)&addr, sizeof(addr),
+		       O_NONBLOCK);
+	sock_release(sock);
+	return 0;
+}
+
+/* Any context. */
+struct net *squall_init_net(void)
+{
+	return &init_net;
+}
+
+/* Any context. */
+void squall_port_range(u16 *low, u16 *high)
+{
+	int lo, hi;
+
+	inet_get_local_port_range(&init_net, &lo, &hi);
+	*low = lo;
+	*high = hi;
+}

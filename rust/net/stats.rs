@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Event counters, kept per CPU so that the data path shares no cache line.
+
+use super::bindings;
+use kernel::sync::atomic::{
+    ordering::Relaxed,
+    Atomic, //
+};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident $name:literal;)*) => {
+        /// What is counted, since the module was loaded.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub(crate) enum Counter {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Counter {
+            /// Every counter, in the order of `stats` files.
+            pub(crate) const ALL: &'static [Counter] = &[$(Counter::$variant,)*];
+
+            /// Returns the name that the counter has in `stats` files.
+            pub(crate) const fn name(self) -> &'static str {
+                match self {
+                    $(Counter::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Entries of the data path in softirq context.
+    EntriesSoftirq "entries_softirq";
+    /// Entries of the data path in any other context: stays 0.
+    EntriesOther "entries_other";
+    /// Entries put off because a process held the socket.
+    EntriesOwned "entries_owned";
+    /// Downstream connections accepted.
+    Accepted "accepted";
+    /// Connections refused because `net.squall.connections_max` is reached.
+    RefusedLimit "refused_limit";
+    /// Connections or exchanges given up because memory was not to be had.
+    NoMemory "no_memory";
+    /// Attempts to connect to a server.
+    Connects "connects";
+    /// Attempts that ended with a connection.
+    Connected "connected";
+    /// Attempts that failed.
+    ConnectFailed "connect_failed";
+    /// Requests forwarded to a server.
+    Requests "requests";
+    /// Requests sent again because an idle server connection had just been closed.
+    Retried "retried";
+    /// Heads or bodies from clients that were refused.
+    BadRequests "bad_requests";
+    /// Responses of servers that were refused.
+    BadResponses "bad_responses";
+    /// Error responses of Squall's own, all statuses.
+    ErrorResponses "error_responses";
+    /// 408: the client took too long.
+    RequestTimeouts "request_timeouts";
+    /// 504: the server took too long.
+    ResponseTimeouts "response_timeouts";
+    /// Connections ended because the peer took nothing for `net.squall.send_timeout_ms`.
+    SendTimeouts "send_timeouts";
+    /// Tunnels opened.
+    Tunnels "tunnels";
+    /// Tunnels whose two connections are closed.
+    TunnelsClosed "tunnels_closed";
+    /// Bytes received.
+    RxBytes "rx_bytes";
+    /// Bytes handed on by reference to the page they arrived in.
+    SplicedBytes "spliced_bytes";
+    /// Bytes copied into a new page.
+    CopiedBytes "copied_bytes";
+    /// Bytes handed to TCP.
+    TxBytes "tx_bytes";
+    /// Times a sender was held back because its receiver is slow.
+    Paused "paused";
+    /// Times a held-back sender was let go on.
+    Resumed "resumed";
+    /// FINs sent.
+    Fins "fins";
+    /// Connections ended by a reset of ours.
+    Resets "resets";
+    /// Lingering connections cut off at `net.squall.linger_timeout_ms`.
+    LingerTimeouts "linger_timeouts";
+    /// Passes of the per-CPU work.
+    Passes "passes";
+}
+
+const _: () = assert!(Counter::ALL.len() <= bindings::SQUALL_COUNTERS as usize);
+
+/// A counter of one object, for events that are not so frequent that it has to be per CPU.
+pub(crate) struct Tally(Atomic<u64>);
+
+impl Tally {
+    /// Adds one.
+    pub(crate) fn inc(&self) {
+        self.0.add(1, Relaxed);
+    }
+
+    /// Returns the count.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally(Atomic::new(0))
+    }
+}
+
+/// Adds `n` to a counter of this CPU. Any context.
+#[inline]
+pub(crate) fn add(counter: Counter, n: u64) {
+    // SAFETY: No preconditions; the helper checks the index.
+    unsafe { bindings::squall_count(counter as u32, n) };
+}
+
+/// Adds one to a counter of this CPU. Any context.
+#[inline]
+pub(crate) fn inc(counter: Counter) {
+    add(counter, 1);
+}
+
+/// Returns the sum of a counter over all CPUs.
+pub(crate) fn sum(counter: Counter) -> u64 {
+    // SAFETY: No preconditions; the helper checks the index.
+    unsafe { bindings::squall_count_sum(counter as u32) }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * net.squall.*: the defaults of timeouts and sizes.  A ctl_table is C; the
+ * values are read through rust/net/sysctl.rs.
+ *
+ * Times are milliseconds, sizes bytes.  README.md documents every entry, and a
+ * selftest compares it with this table.
+ */
+#include <linux/module.h>
+#include <linux/sysctl.h>
+#include <net/net_namespace.h>
+
+#include "bindings.h"
+
+struct squall_sysctl squall_sysctl = {
+	.head_timeout = 10000,
+	.keepalive_timeout = 60000,
+	.body_timeout = 30000,
+	.response_timeout = 60000,
+	.connect_timeout = 5000,
+	.queue_timeout = 5000,
+	.send_timeout = 60000,
+	.linger_timeout = 5000,
+	.backoff_min = 50,
+	.backoff_max = 5000,
+	.head_max = 16384,
+	.fields_max = 96,
+	.rcvbuf = 131072,
+	.queue_high = 131072,
+	.queue_low = 32768,
+	.unsent_max = 131072,
+	.splice_min = 1024,
+	.connections_max = 131072,
+	.waiters_max = 16384,
+};
+
+/* The largest range any of them may have; each row narrows it. */
+static const unsigned int ms_min = 1, ms_max = 24 * 3600 * 1000;
+
+/*
+ * As proc_douintvec_minmax(), and a refused value is named in the log: the
+ * errno alone does not say what the range would have been.
+ */
+static int squall_douintvec(const struct ctl_table *table, int write,
+			    void *buffer, size_t *lenp, loff_t *ppos)
+{
+	size_t len = *lenp;
+	char text[24];
+	int err;
+
+	if (write) {
+		strscpy(text, buffer, min(len + 1, sizeof(text)));
+		strim(text);
+	}
+	err = proc_douintvec_minmax(table, write, buffer, lenp, ppos);
+	if (err && write)
+		pr_warn("net.squall.%s: '%s' refused, the range is %u to %u\n",
+			table->procname, text,
+			*(const unsigned int *)table->extra1,
+			*(const unsigned int *)table->extra2);
+	return err;
+}
+
+static const unsigned int head_lo = 1024, head_hi = 65000;
+static const unsigned int fields_lo = 8, fields_hi = 96;
+static const unsigned int buf_lo = 65536, buf_hi = 64 << 20;
+static const unsigned int queue_lo = 4096, queue_hi = 16 << 20;
+static const unsigned int splice_lo = 64, splice_hi = 65536;
+static const unsigned int count_lo = 1, count_hi = 4 << 20;
+
+#define ENTRY(member, lo, hi)						\
+	{								\
+		.procname = #member,					\
+		.data = &squall_sysctl.member,				\
+		.maxlen = sizeof(u32),					\
+		.mode = 0644,						\
+		.proc_handler = squall_douintvec,			\
+		.extra1 = (void *)&(lo),				\
+		.extra2 = (void *)&(hi),				\
+	}
+#define TIMEOUT(member)							\
+	{								\
+		.procname = #member "_ms",				\
+		.data = &squall_sysctl.member,				\
+		.maxlen = sizeof(u32),					\
+		.mode = 0644,						\
+		.proc_handler = squall_douintvec,			\
+		.extra1 = (void *)&ms_min,				\
+		.extra2 = (void *)&ms_max,				\
+	}
+
+static struct ctl_table squall_table[] = {
+	TIMEOUT(head_timeout),
+	TIMEOUT(keepalive_timeout),
+	TIMEOUT(body_timeout),
+	TIMEOUT(response_timeout),
+	TIMEOUT(connect_timeout),
+	TIMEOUT(queue_timeout),
+	TIMEOUT(send_timeout),
+	TIMEOUT(linger_timeout),
+	TIMEOUT(backoff_min),
+	TIMEOUT(backoff_max),
+	ENTRY(head_max, head_lo, head_hi),
+	ENTRY(fields_max, fields_lo, fields_hi),
+	ENTRY(rcvbuf, buf_lo, buf_hi),
+	ENTRY(queue_high, queue_lo, queue_hi),
+	ENTRY(queue_low, queue_lo, queue_hi),
+	ENTRY(unsent_max, queue_lo, queue_hi),
+	ENTRY(splice_min, splice_lo, splice_hi),
+	ENTRY(connections_max, count_lo, count_hi),
+	ENTRY(waiters_max, count_lo, count_hi),
+};
+
+static struct ctl_table_header *squall_header;
+
+int squall_sysctl_register(void)
+{
+	squall_header = register_net_sysctl(&init_net, "net/squall",
+					    squall_table);
+	return squall_header ? 0 : -ENOMEM;
+}
+
+void squall_sysctl_unregister(void)
+{
+	unregister_net_sysctl_table(squall_header);
+	squall_header = NULL;
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Values of `net.squall.*`; the table is in `sysctl.c`.
+
+use super::bindings;
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
+
+macro_rules! values {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        $(
+            $(#[$doc])*
+            #[inline]
+            pub(crate) fn $name() -> u32 {
+                // SAFETY: A static of the module, which only sysctl writes, whole words at a time.
+                unsafe { core::ptr::read_volatile(&raw const bindings::squall_sysctl.$name) }
+            }
+        )*
+    };
+}
+
+values! {
+    /// Milliseconds from the first byte of a request to the end of its head.
+    head_timeout;
+    /// Milliseconds that a downstream connection may be idle between requests, and before the first.
+    keepalive_timeout;
+    /// Milliseconds that a client may pause within a request's body.
+    body_timeout;
+    /// Milliseconds that a server may pause before and within a response.
+    response_timeout;
+    /// Milliseconds that connecting to a server may take.
+    connect_timeout;
+    /// Milliseconds that a request may wait for a server connection.
+    queue_timeout;
+    /// Milliseconds that a client may take nothing of a response that waits for it.
+    send_timeout;
+    /// Milliseconds that a connection may take to close after our FIN.
+    linger_timeout;
+    /// Milliseconds before the first attempt to reconnect.
+    backoff_min;
+    /// Milliseconds between attempts to reconnect, at most.
+    backoff_max;
+    /// Bytes of a head, at most.
+    head_max;
+    /// Field lines of a head, at most.
+    fields_max;
+    /// Bytes of payload that a socket may hold unread.
+    rcvbuf;
+    /// Bytes in a queue at which its writer has to wait.
+    queue_high;
+    /// Bytes in a queue at which its writer may go on.
+    queue_low;
+    /// Bytes that a socket may hold unsent.
+    unsent_max;
+    /// Bytes from which on a piece is handed on by reference instead of copied.
+    splice_min;
+    /// Connections of both sides together, at most.
+    connections_max;
+    /// Requests that may wait for a connection to one server, at most.
+    waiters_max;
+}
+
+/// The registration of the table; removes it when dropped.
+pub(crate) struct Sysctl(());
+
+impl Sysctl {
+    /// Registers `net.squall.*`. Process context.
+    pub(crate) fn register() -> Result<Sysctl> {
+        // SAFETY: Called once, from the module's init.
+        to_result(unsafe { bindings::squall_sysctl_register() })?;
+        Ok(Sysctl(()))
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        // SAFETY: `self` proves that the table is registered.
+        unsafe { bindings::squall_sysctl_unregister() };
+    }
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Points in time and spans of time, counted in jiffies.
+
+use super::bindings;
+
+/// A point in time. Comparable as long as two points are less than half of the counter's range apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(usize);
+
+impl Moment {
+    /// Returns the present.
+    #[inline]
+    pub(crate) fn now() -> Moment {
+        // SAFETY: Reading the clock has no preconditions.
+        Moment(unsafe { bindings::squall_jiffies() })
+    }
+
+    /// Returns the point `ms` milliseconds later, rounded up to a tick.
+    pub(crate) fn after_ms(self, ms: u32) -> Moment {
+        let ticks = u64::from(ms)
+            .saturating_mul(u64::from(bindings::SQUALL_HZ))
+            .div_ceil(1000);
+        self.after_ticks(ticks as usize)
+    }
+
+    /// Returns the point `ticks` jiffies later.
+    pub(crate) const fn after_ticks(self, ticks: usize) -> Moment {
+        Moment(self.0.wrapping_add(ticks))
+    }
+
+    /// Says whether this point is before `other`.
+    pub(crate) const fn is_before(self, other: Moment) -> bool {
+        (self.0.wrapping_sub(other.0) as isize) < 0
+    }
+
+    /// Returns the value for `mod_timer()`.
+    pub(super) const fn jiffies(self) -> usize {
+        self.0
+    }
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The reverse proxy: what connections are for.
+//!
+//! - [`config`] is what `/sys/kernel/config/squall` shows and changes.
+//! - [`site`] is what a listener serves: its route, and the servers of that.
+//! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.
+//! - [`upstream`] is the server's side, [`pool`] keeps a server's connections.
+//! - [`body`] forwards content in either direction.
+//! - [`tunnel`] is what both sides become when a server switches protocols.
+//! - [`session`] is what they say to each other.
+//!
+//! An exchange lives on two connections with a lock each, of which never more than one is held. The
+//! downstream connection has the right to an upstream one, a [`pool::Checkout`]; the upstream one has
+//! the [`upstream::Job`]. Each ends the other's wait by events, and dropping a checkout or a job says
+//! so too, so that no path, be it a reset or failed memory, leaves the other side waiting.
+
+#![forbid(unsafe_code)]
+
+mod body;
+pub(crate) mod config;
+mod downstream;
+mod pool;
+mod session;
+mod site;
+mod tunnel;
+mod upstream;
+
+pub(crate) use self::session::Session;

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Forwards the body of one message, from the socket it arrives on to the queue of another.
+//!
+//! Content is handed on as it is, by reference where that pays; framing is taken off and written
+//! anew. Context: softirq, the lock of the reading connection held.
+
+use super::session::{
+    Conn,
+    Io, //
+};
+use crate::{
+    net::{
+        stats::{
+            self,
+            Counter, //
+        },
+        OutQueue,
+        Stop, //
+    },
+    proto::{
+        self,
+        h1::{
+            encode,
+            BodyDecoder,
+            HeadParser,
+            Progress,
+            Step, //
+        },
+        head::{
+            Head,
+            Limits, //
+        },
+        message::BodyFraming, //
+    }, //
+};
+use kernel::prelude::*;
+
+/// A head or trailer section that is being read. Boxed, and only there meanwhile.
+pub(crate) struct Reading {
+    pub(crate) parser: HeadParser,
+    pub(crate) head: Head,
+}
+
+impl Reading {
+    /// Starts reading with a parser at its beginning.
+    pub(crate) fn new(parser: HeadParser) -> Result<KBox<Reading>> {
+        Ok(KBox::new(
+            Reading {
+                parser,
+                head: Head::new(),
+            },
+            GFP_ATOMIC | __GFP_NOWARN,
+        )?)
+    }
+}
+
+/// Why a body cannot be forwarded to its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Failure {
+    /// The sender broke the protocol.
+    Protocol(proto::Error),
+    /// The receiver is closed.
+    ReceiverGone,
+    /// Memory was not to be had where waiting is not possible.
+    NoMemory,
+}
+
+/// How far a body was forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forwarded {
+    /// To its end.
+    All,
+    /// As far as it came, or as the receiver could take it.
+    Part,
+}
+
+/// A body on its way.
+pub(crate) struct Body {
+    decoder: BodyDecoder,
+    /// Chunk heads are to be written.
+    chunked: bool,
+    /// Content left in the chunk whose head was written.
+    chunk_left: u64,
+    trailers: Option<KBox<Reading>>,
+}
+
+impl Body {
+    /// Makes a body that comes framed as `from` and goes framed as `to`.
+    pub(crate) fn new(from: BodyFraming, to: BodyFraming) -> Body {
+        Body {
+            decoder: BodyDecoder::new(from),
+            chunked: from == BodyFraming::Chunked && to == BodyFraming::Chunked,
+            chunk_left: 0,
+            trailers: None,
+        }
+    }
+
+    /// Forwards what has arrived.
+    pub(crate) fn forward(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
+        loop {
+            match self.decoder.step(io.peek(0)).map_err(Failure::Protocol)? {
+                Step::Framing { consumed: 0 } => return self.starved(io),
+                Step::Framing { consumed } => io.consume(count(consumed)),
+                Step::Chunk { consumed, size } => {
+                    io.consume(count(consumed));
+                    if self.chunked {
+                        self.chunk_left = size;
+                        send(to, |queue| encode::chunk_head(size, queue))?;
+                    }
+                }
+                Step::Data { max } => {
+                    let spliced = io.splice(to, max);
+                    self.decoder.advance(spliced.bytes);
+                    self.chunk_sent(spliced.bytes, to)?;
+                    match spliced.stop {
+                        Stop::Done if spliced.bytes == 0 => return self.starved(io),
+                        Stop::Done => {}
+                        Stop::Full | Stop::NoMemory => return Ok(Forwarded::Part),
+                        Stop::Dead => return Err(Failure::ReceiverGone),
+                        Stop::Unreadable => return Err(Failure::NoMemory),
+                    }
+                }
+                Step::Trailers => {
+                    if self.trailers(io, to)? == Forwarded::Part {
+                        return Ok(Forwarded::Part);
+                    }
+                }
+                Step::End { consumed } => {
+                    io.consume(count(consumed));
+                    if self.chunked && self.trailers.is_none() {
+                        send(to, |queue| {
+                            proto::span::Sink::put(queue, encode::LAST_CHUNK)
+                        })?;
+                    }
+                    return Ok(Forwarded::All);
+                }
+            }
+        }
+    }
+
+    /// There is nothing to read: is that the end?
+    fn starved(&mut self, io: &Io<'_>) -> Result<Forwarded, Failure> {
+        if !io.eof() {
+            return Ok(Forwarded::Part);
+        }
+        self.decoder.closed().map_err(Failure::Protocol)?;
+        Ok(Forwarded::All)
+    }
+
+    /// Closes the chunk when all of its content went out.
+    fn chunk_sent(&mut self, bytes: u64, to: &Conn) -> Result<(), Failure> {
+        if !self.chunked || bytes == 0 {
+            return Ok(());
+        }
+        self.chunk_left = self.chunk_left.saturating_sub(bytes);
+        if self.chunk_left > 0 {
+            return Ok(());
+        }
+        send(to, |queue| {
+            proto::span::Sink::put(queue, encode::CHUNK_END)
+        })
+    }
+
+    fn trailers(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
+        if self.trailers.is_none() {
+            self.trailers =
+                Some(Reading::new(HeadParser::trailers()).map_err(|_| Failure::NoMemory)?);
+        }
+        let Some(reading) = self.trailers.as_deref_mut() else {
+            return Err(Failure::NoMemory);
+        };
+        let progress = reading
+            .parser
+            .resume(&*io, &mut reading.head, &Limits::TRAILERS)
+            .map_err(Failure::Protocol)?;
+        if progress == Progress::NeedMore {
+            return self.starved(io);
+        }
+        if self.chunked {
+            let head = &reading.head;
+            send(to, |queue| encode::trailers(head, &*io, queue))?;
+        }
+        io.consume(u32::from(reading.head.len));
+        self.decoder.trailers_done();
+        Ok(Forwarded::All)
+    }
+}
+
+/// A step never consumes more than the receive queue holds, which is below 4 GiB.
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// Writes framing to a queue of its own, so that a failure leaves none of it behind, and queues it.
+fn send(
+    to: &Conn,
+    write: impl FnOnce(&mut OutQueue) -> Result<(), proto::span::Full>,
+) -> Result<(), Failure> {
+    let mut queue = OutQueue::new();
+    write(&mut queue).map_err(|_| {
+        stats::inc(Counter::NoMemory);
+        Failure::NoMemory
+    })?;
+    to.deliver(&mut queue, None)
+        .map_err(|_| Failure::ReceiverGone)?;
+    to.post(0);
+    Ok(())
+}

@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/kernel/config/squall`: a directory is a thing, a file a property of it.
+//!
+//! ```text
+//! squall/stats                               counters of the whole module
+//! squall/<listener>/{address,enable,stats}
+//! squall/<listener>/<route>/stats
+//! squall/<listener>/<route>/<server>/{address,connections,stats}
+//! ```
+//!
+//! A wrong value is refused with an errno, and with a line in the log that names it; what was
+//! configured before stays. Removing a directory stops new work for what it stood for, and leaves
+//! exchanges and tunnels that have begun.
+//!
+//! Context: process. configfs holds the directory's lock; the mutexes here order the files of one
+//! directory. None is ever taken in softirq.
+
+use super::{
+    pool::{
+        self,
+        Pool,
+        CONNECTIONS_MAX, //
+    },
+    session::Session,
+    site::{
+        Route,
+        Site, //
+    }, //
+};
+use crate::net::{
+    stats::{
+        self,
+        Counter, //
+    },
+    Listener,
+    SocketAddr, //
+};
+use core::fmt::{
+    self,
+    Write, //
+};
+use kernel::{
+    configfs::{
+        self,
+        configfs_attrs,
+        AttributeOperations,
+        GroupOperations, //
+    },
+    new_mutex,
+    page::PAGE_SIZE,
+    prelude::*,
+    str::{
+        kstrtobool_bytes,
+        CString,
+        Formatter, //
+    },
+    sync::{
+        aref::ARef,
+        Arc,
+        Mutex, //
+    }, //
+};
+
+/// The connections a server has if nobody says otherwise.
+const CONNECTIONS: u32 = 4;
+
+/// The root directory.
+pub(crate) struct Root {}
+
+/// Registers the tree.
+pub(crate) fn register() -> impl PinInit<configfs::Subsystem<Root>, Error> {
+    let root = configfs_attrs! {
+        container: configfs::Subsystem<Root>,
+        data: Root,
+        child: ListenerDir,
+        attributes: [
+            stats: 0,
+        ],
+    };
+    configfs::Subsystem::new(c"squall", root, try_init!(Root {}))
+}
+
+/// Writes an attribute's text into its page; returns the length.
+fn show(page: &mut [u8; PAGE_SIZE], write: impl FnOnce(&mut Formatter<'_>) -> fmt::Result) -> Result<usize> {
+    let mut text = Formatter::new(page);
+    write(&mut text).map_err(|_| ENOSPC)?;
+    Ok(text.bytes_written())
+}
+
+/// Logs why `value` was refused for an attribute, and returns the errno.
+fn refuse(dir: &CStr, attribute: &str, value: &[u8], why: fmt::Arguments<'_>, err: Error) -> Error {
+    let value = value.trim_ascii();
+    let value = value.get(..64).unwrap_or(value);
+    pr_warn!(
+        "{}/{}: '{}' refused: {} ({})\n",
+        dir,
+        attribute,
+        format_args!("{}", value.escape_ascii()),
+        why,
+        err.to_errno()
+    );
+    err
+}
+
+fn name(name: &CStr) -> Result<CString> {
+    Ok(CString::try_from_fmt(fmt!("{}", name))?)
+}
+
+#[vtable]
+impl GroupOperations for Root {
+    type Child = ListenerDir;
+
+    fn make_group(&self, dir: &CStr) -> Result<impl PinInit<configfs::Group<ListenerDir>, Error>> {
+        let attributes = configfs_attrs! {
+            container: configfs::Group<ListenerDir>,
+            data: ListenerDir,
+            child: RouteDir,
+            attributes: [
+                address: 0,
+                enable: 1,
+                stats: 2,
+            ],
+        };
+        let data = ListenerDir::new(name(dir)?)?;
+        Ok(configfs::Group::new(name(dir)?, attributes, data))
+    }
+}
+
+#[vtable]
+impl AttributeOperations<0> for Root {
+    type Data = Root;
+
+    fn show(_: &Root, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        show(page, |text| {
+            Counter::ALL
+                .iter()
+                .try_for_each(|&counter| writeln!(text, "{} {}", counter.name(), stats::sum(counter)))
+        })
+    }
+}
+
+/// The directory of a listener.
+#[pin_data]
+pub(crate) struct ListenerDir {
+    name: CString,
+    site: Arc<Site>,
+    #[pin]
+    state: Mutex<ListenerState>,
+}
+
+#[derive(Default)]
+struct ListenerState {
+    addr: Option<SocketAddr>,
+    listener: Option<Listener<Session>>,
+}
+
+impl ListenerDir {
+    fn new(name: CString) -> Result<impl PinInit<ListenerDir, Error>> {
+        let site = Site::new()?;
+        Ok(try_pin_init!(ListenerDir {
+            name,
+            site,
+            state <- new_mutex!(ListenerState::default()),
+        }))
+    }
+}
+
+#[vtable]
+impl GroupOperations for ListenerDir {
+    type Child = RouteDir;
+
+    fn make_group(&self, dir: &CStr) -> Result<impl PinInit<configfs::Group<RouteDir>, Error>> {
+        let attributes = configfs_attrs! {
+            container: configfs::Group<RouteDir>,
+            data: RouteDir,
+            child: ServerDir,
+            attributes: [
+                stats: 0,
+            ],
+        };
+        let route = Route::new()?;
+        self.site.set_route(route.clone()).map_err(|err| {
+            let why = format_args!("the listener has a route already");
+            refuse(&self.name, "", dir.to_bytes(), why, err)
+        })?;
+        let made = RouteMade {
+            site: self.site.clone(),
+            route,
+        };
+        Ok(configfs::Group::new(
+            name(dir)?,
+            attributes,
+            try_pin_init!(RouteDir {
+                name: name(dir)?,
+                made,
+            }),
+        ))
+    }
+}
+
+#[vtable]
+impl AttributeOperations<0> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let addr = dir.state.lock().addr;
+        show(page, |text| match addr {
+            Some(addr) => writeln!(text, "{}", addr.get()),
+            None => Ok(()),
+        })
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "address", page, why, err);
+        let addr = SocketAddr::parse(page).map_err(|err| {
+            refuse(format_args!("not of the form a.b.c.d:port or [v6]:port"), err)
+        })?;
+        let mut state = dir.state.lock();
+        if state.listener.is_some() {
+            return Err(refuse(format_args!("the listener is enabled"), EBUSY));
+        }
+        state.addr = Some(addr);
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<1> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let enabled = dir.state.lock().listener.is_some();
+        show(page, |text| writeln!(text, "{}", u8::from(enabled)))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "enable", page, why, err);
+        let enable = kstrtobool_bytes(page.trim_ascii())
+            .map_err(|err| refuse(format_args!("neither 0 nor 1"), err))?;
+        let mut state = dir.state.lock();
+        if !enable {
+            let listener = state.listener.take();
+            drop(state);
+            drop(listener);
+            return Ok(());
+        }
+        if state.listener.is_some() {
+            return Ok(());
+        }
+        let addr = state
+            .addr
+            .ok_or_else(|| refuse(format_args!("no address is set"), EINVAL))?;
+        let listener = Listener::new(&addr, dir.site.clone())
+            .map_err(|err| refuse(format_args!("cannot listen on {}", addr.get()), err))?;
+        state.listener = Some(listener);
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<2> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let counts = &dir.site.counts;
+        let opened = counts.opened.get();
+        let closed = counts.closed.get();
+        show(page, |text| {
+            writeln!(text, "accepted {}", opened)?;
+            writeln!(text, "connections {}", opened.saturating_sub(closed))?;
+            writeln!(text, "requests {}", counts.requests.get())?;
+            writeln!(text, "bad_requests {}", counts.refused.get())?;
+            writeln!(text, "tunnels {}", counts.tunnels.get())
+        })
+    }
+}
+
+/// The directory of a route.
+#[pin_data]
+pub(crate) struct RouteDir {
+    name: CString,
+    made: RouteMade,
+}
+
+/// A route in its site; takes it away when dropped.
+struct RouteMade {
+    site: Arc<Site>,
+    route: Arc<Route>,
+}
+
+impl Drop for RouteMade {
+    fn drop(&mut self) {
+        self.site.clear_route();
+    }
+}
+
+#[vtable]
+impl GroupOperations for RouteDir {
+    type Child = ServerDir;
+
+    fn make_group(&self, dir: &CStr) -> Result<impl PinInit<configfs::Group<ServerDir>, Error>> {
+        let attributes = configfs_attrs! {
+            container: configfs::Group<ServerDir>,
+            data: ServerDir,
+            attributes: [
+                address: 0,
+                connections: 1,
+                stats: 2,
+            ],
+        };
+        let server_name = CString::try_from_fmt(fmt!("{}/{}", &*self.name, dir))?;
+        let route = self.made.route.clone();
+        Ok(configfs::Group::new(
+            name(dir)?,
+            attributes,
+            try_pin_init!(ServerDir {
+                name: server_name,
+                state <- new_mutex!(ServerState {
+                    route,
+                    connections: CONNECTIONS,
+                    pool: None,
+                }),
+            }),
+        ))
+    }
+}
+
+#[vtable]
+impl AttributeOperations<0> for RouteDir {
+    type Data = RouteDir;
+
+    fn show(dir: &RouteDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let (servers, up) = dir.made.route.count();
+        show(page, |text| {
+            writeln!(text, "servers {}", servers)?;
+            writeln!(text, "servers_up {}", up)
+        })
+    }
+}
+
+/// The directory of a server.
+#[pin_data]
+pub(crate) struct ServerDir {
+    name: CString,
+    #[pin]
+    state: Mutex<ServerState>,
+}
+
+struct ServerState {
+    route: Arc<Route>,
+    connections: u32,
+    pool: Option<ARef<Pool>>,
+}
+
+impl ServerState {
+    /// Replaces the pool, or takes it away.
+    fn set_pool(&mut self, pool: Option<ARef<Pool>>) -> Result {
+        if let Some(pool) = &pool {
+            self.route.add(pool.clone()).inspect_err(|_| pool::stop(pool))?;
+        }
+        if let Some(old) = core::mem::replace(&mut self.pool, pool) {
+            self.route.remove(&old);
+            pool::stop(&old);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ServerState {
+    fn drop(&mut self) {
+        // Without a new pool there is nothing that could fail.
+        let _ = self.set_pool(None);
+    }
+}
+
+#[vtable]
+impl AttributeOperations<0> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let addr = dir.state.lock().pool.as_ref().map(|pool| *pool.addr());
+        show(page, |text| match addr {
+            Some(addr) => writeln!(text, "{}", addr.get()),
+            None => Ok(()),
+        })
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "address", page, why, err);
+        let addr = SocketAddr::parse(page).map_err(|err| {
+            refuse(format_args!("not of the form a.b.c.d:port or [v6]:port"), err)
+        })?;
+        let mut state = dir.state.lock();
+        let pool = pool::start(addr, state.connections)?;
+        state
+            .set_pool(Some(pool))
+            .map_err(|err| refuse(format_args!("the route has too many servers"), err))
+    }
+}
+
+#[vtable]
+impl AttributeOperations<1> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let connections = dir.state.lock().connections;
+        show(page, |text| writeln!(text, "{}", connections))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let connections = core::str::from_utf8(page.trim_ascii())
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .filter(|&connections| connections <= CONNECTIONS_MAX)
+            .ok_or_else(|| {
+                refuse(
+                    &dir.name,
+                    "connections",
+                    page,
+                    format_args!("not a number from 0 to {}", CONNECTIONS_MAX),
+                    EINVAL,
+                )
+            })?;
+        let mut state = dir.state.lock();
+        state.connections = connections;
+        if let Some(pool) = &state.pool {
+            pool::set_target(pool, connections);
+        }
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<2> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let Some(pool) = dir.state.lock().pool.clone() else {
+            return Ok(0);
+        };
+        let now = pool.snapshot();
+        let counts = &pool.counts;
+        let opened = counts.tunnels_opened.get();
+        let closed = counts.tunnels_closed.get();
+        show(page, |text| {
+            writeln!(text, "idle {}", now.idle)?;
+            writeln!(text, "busy {}", now.busy)?;
+            writeln!(text, "connecting {}", now.connecting)?;
+            writeln!(text, "waiting {}", now.waiting)?;
+            writeln!(text, "tunnels {}", opened.saturating_sub(closed))?;
+            writeln!(text, "failures {}", now.failures)?;
+            writeln!(text, "backoff_ms {}", now.backoff)?;
+            writeln!(text, "connects {}", counts.connects.get())?;
+            writeln!(text, "connected {}", counts.connected.get())?;
+            writeln!(text, "connect_failed {}", counts.connect_failed.get())?;
+            writeln!(text, "requests {}", counts.requests.get())?;
+            writeln!(text, "tunnels_opened {}", opened)
+        })
+    }
+}

@@ -1,0 +1,596 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The client's side of HTTP/1: one request after the other.
+//!
+//! A head stays in the receive queue until a server connection is there to send it to; what is behind
+//! it stays there until its response is complete, so that pipelined requests are answered in order,
+//! and what a client sends behind an offer to upgrade is neither parsed nor lost.
+//!
+//! Context: softirq, the lock of the downstream connection held.
+
+use super::{
+    body::{
+        Body,
+        Failure,
+        Forwarded,
+        Reading, //
+    },
+    pool::{
+        self,
+        Answer,
+        Checkout, //
+    },
+    session::{
+        Io,
+        Mail,
+        Session,
+        ABORTED,
+        ASSIGNED,
+        CLOSE_AFTER,
+        ENDED,
+        ENDED_LAST,
+        FAILED_502,
+        FAILED_503,
+        FAILED_504,
+        GRANTED,
+        STALE,
+        SWITCHED, //
+    },
+    site::Site,
+    tunnel::{
+        self,
+        Tunnel, //
+    },
+    upstream::{
+        limits,
+        Job, //
+    }, //
+};
+use crate::{
+    net::{
+        stats::{
+            self,
+            Counter, //
+        },
+        sysctl,
+        Events,
+        Hooks,
+        Moment,
+        OutQueue,
+        RESUME, //
+    },
+    proto::{
+        self,
+        h1::{
+            encode,
+            HeadParser,
+            Progress, //
+        },
+        message::{
+            BodyFraming,
+            Method, //
+        },
+        request::Request,
+        response::Asked,
+        ws::AwaitingAccept, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    str::Formatter,
+    sync::Arc, //
+};
+
+/// How often one request is sent, if connections turn out to be closed before they answer.
+const TRIES_MAX: u8 = 3;
+
+/// Room for an address as text.
+const ADDR_MAX: usize = 64;
+
+/// What a downstream connection is waiting for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A request.
+    Head,
+    /// A server connection; the request's head is still in the receive queue.
+    Connection,
+    /// The rest of the request's body, and the response.
+    Body,
+    /// The response.
+    Response,
+}
+
+/// A connection to a client.
+pub(crate) struct Downstream {
+    site: Arc<Site>,
+    state: State,
+    reading: Option<KBox<Reading>>,
+    exchange: Option<KBox<Exchange>>,
+}
+
+/// A request on its way.
+struct Exchange {
+    request: Request,
+    asked: Asked,
+    awaiting: Option<KBox<AwaitingAccept>>,
+    upstream: Option<Checkout>,
+    body: Body,
+    /// The request once more, if it may be sent again.
+    again: Option<OutQueue>,
+    tries: u8,
+}
+
+impl Downstream {
+    /// Makes the session of an accepted connection.
+    pub(crate) fn new(site: Arc<Site>) -> Downstream {
+        site.connection_opened();
+        Downstream {
+            site,
+            state: State::Head,
+            reading: None,
+            exchange: None,
+        }
+    }
+
+    fn advance(&mut self, io: &mut Io<'_>) {
+        match self.state {
+            State::Head => self.read_head(io),
+            State::Body => self.forward_body(io),
+            // What has arrived stays where it is.
+            State::Connection | State::Response => {}
+        }
+    }
+
+    fn read_head(&mut self, io: &mut Io<'_>) {
+        if io.unread() == 0 {
+            if io.eof() {
+                io.release();
+            } else if self.reading.is_none() && !io.has_deadline() {
+                io.set_deadline(sysctl::keepalive_timeout());
+            }
+            return;
+        }
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => {
+                io.set_deadline(sysctl::head_timeout());
+                match Reading::new(HeadParser::request()) {
+                    Ok(reading) => reading,
+                    Err(_) => {
+                        stats::inc(Counter::NoMemory);
+                        io.reset();
+                        return;
+                    }
+                }
+            }
+        };
+        let Reading { parser, head } = &mut *reading;
+        let result = parser.resume(&*io, head, &limits());
+        self.reading = Some(reading);
+        match result {
+            Ok(Progress::Done { .. }) => self.begin(io),
+            Ok(Progress::NeedMore) if io.eof() => io.release(),
+            Ok(Progress::NeedMore) => {}
+            Err(error) => self.refuse(io, error),
+        }
+    }
+
+    /// A head is complete: decide what it means, and ask for a server connection.
+    fn begin(&mut self, io: &mut Io<'_>) {
+        let Some(reading) = &self.reading else { return };
+        let head = &reading.head;
+        let request = match Request::from_head(head, &*io) {
+            Ok(request) => request,
+            Err(error) => return self.refuse(io, error),
+        };
+        let awaiting = match &request.upgrade {
+            None => None,
+            Some(offer) => match AwaitingAccept::new(offer, head, &*io) {
+                Ok(awaiting) => match KBox::new(awaiting, GFP_ATOMIC | __GFP_NOWARN) {
+                    Ok(awaiting) => Some(awaiting),
+                    Err(_) => return self.no_memory(io),
+                },
+                Err(error) => return self.refuse(io, error),
+            },
+        };
+        self.site.requested();
+        let exchange = Exchange {
+            request,
+            asked: Asked::from(&request),
+            awaiting,
+            upstream: None,
+            body: Body::new(request.framing, request.framing),
+            again: None,
+            tries: 0,
+        };
+        match KBox::new(exchange, GFP_ATOMIC | __GFP_NOWARN) {
+            Ok(exchange) => self.exchange = Some(exchange),
+            Err(_) => return self.no_memory(io),
+        }
+        self.ask(io);
+    }
+
+    /// Asks for a server connection.
+    fn ask(&mut self, io: &mut Io<'_>) {
+        self.state = State::Connection;
+        // A connection that turns out to be closed leaves the pool, so this ends.
+        for _ in 0..TRIES_MAX {
+            let Some(pool) = self.site.choose() else {
+                return self.answer(io, 503);
+            };
+            match pool::checkout(&pool, io.conn()) {
+                Answer::Ready(checkout) => {
+                    if self.dispatch(io, checkout) {
+                        return;
+                    }
+                }
+                Answer::Queued => {
+                    io.set_deadline(sysctl::queue_timeout());
+                    return;
+                }
+                Answer::Refused(status) => return self.answer(io, status),
+            }
+        }
+        self.answer(io, 502);
+    }
+
+    /// Sends the request on a server connection; `false` if that is closed already.
+    fn dispatch(&mut self, io: &mut Io<'_>, checkout: Checkout) -> bool {
+        let Some(exchange) = &mut self.exchange else {
+            return true;
+        };
+        exchange.tries = exchange.tries.saturating_add(1);
+        let mut bytes = OutQueue::new();
+        let encoded = match (&exchange.again, &self.reading) {
+            (Some(again), _) => again.try_clone().map(|again| bytes = again).is_ok(),
+            (None, Some(reading)) => {
+                encode(reading, &exchange.request, io, &checkout, &mut bytes).is_ok()
+            }
+            (None, None) => false,
+        };
+        if !encoded {
+            self.no_memory(io);
+            return true;
+        }
+        if exchange.again.is_none() && may_repeat(&exchange.request) {
+            // Without memory for it the request is just not sent again.
+            exchange.again = bytes.try_clone().ok();
+        }
+        let job = match Job::new(io.conn().into(), exchange.asked, exchange.awaiting.take()) {
+            Ok(job) => job,
+            Err(_) => {
+                self.no_memory(io);
+                return true;
+            }
+        };
+        let Some(conn) = checkout.conn() else {
+            return false;
+        };
+        if let Err(undelivered) = conn.deliver(&mut bytes, Some(Mail::Job(job))) {
+            if let Some(Mail::Job(job)) = undelivered.0 {
+                exchange.awaiting = job.cancel();
+            }
+            return false;
+        }
+        conn.post(ASSIGNED);
+        stats::inc(Counter::Requests);
+        checkout.pool().count_request();
+        exchange.upstream = Some(checkout);
+        if let Some(reading) = self.reading.take() {
+            io.consume(u32::from(reading.head.len));
+        }
+        if exchange.request.framing == BodyFraming::None {
+            self.await_response(io);
+        } else {
+            self.state = State::Body;
+            io.set_deadline(sysctl::body_timeout());
+            self.forward_body(io);
+        }
+        true
+    }
+
+    fn await_response(&mut self, io: &mut Io<'_>) {
+        self.state = State::Response;
+        io.set_deadline(sysctl::send_timeout());
+    }
+
+    fn forward_body(&mut self, io: &mut Io<'_>) {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return;
+        };
+        let Some(conn) = exchange.upstream.as_ref().and_then(Checkout::conn) else {
+            return;
+        };
+        match exchange.body.forward(io, conn) {
+            Ok(Forwarded::All) => self.await_response(io),
+            Ok(Forwarded::Part) => {}
+            // The server's side will say what became of it.
+            Err(Failure::ReceiverGone) => {}
+            Err(Failure::Protocol(error)) => {
+                stats::inc(Counter::BadRequests);
+                self.fail_body(io, error.status());
+            }
+            Err(Failure::NoMemory) => self.fail_body(io, 503),
+        }
+    }
+
+    /// The body cannot be completed: the server must not take it for a whole one.
+    fn fail_body(&mut self, io: &mut Io<'_>, status: u16) {
+        // Dropping the checkout resets the server connection.
+        self.exchange = None;
+        self.answer_last(io, status);
+    }
+
+    /// The response is complete.
+    fn ended(&mut self, io: &mut Io<'_>, events: Events) {
+        let whole = self.state == State::Response;
+        let Some(mut exchange) = self.exchange.take() else {
+            return;
+        };
+        match exchange.upstream.take() {
+            Some(checkout) if whole && events & ENDED != 0 => checkout.put_back(),
+            // Dropping it closes the server connection, if it is not closed.
+            checkout => drop(checkout),
+        }
+        if events & CLOSE_AFTER != 0 || !exchange.asked.keep_alive || !whole {
+            io.release();
+            return;
+        }
+        drop(exchange);
+        self.next(io);
+    }
+
+    /// Goes on with the next request, which may be there already.
+    fn next(&mut self, io: &mut Io<'_>) {
+        self.state = State::Head;
+        self.reading = None;
+        io.set_deadline(sysctl::keepalive_timeout());
+        self.read_head(io);
+    }
+
+    /// A malformed request: the rest of the connection cannot be trusted.
+    fn refuse(&mut self, io: &mut Io<'_>, error: proto::Error) {
+        stats::inc(Counter::BadRequests);
+        self.site.refused(error);
+        self.answer_last(io, error.status());
+    }
+
+    fn no_memory(&mut self, io: &mut Io<'_>) {
+        stats::inc(Counter::NoMemory);
+        self.answer_last(io, 503);
+    }
+
+    /// Answers the request that waits, and goes on if the whole of it has been read.
+    fn answer(&mut self, io: &mut Io<'_>, status: u16) {
+        let go_on = self.exchange.as_ref().is_some_and(|exchange| {
+            exchange.asked.keep_alive && exchange.request.framing == BodyFraming::None
+        });
+        if !go_on {
+            return self.answer_last(io, status);
+        }
+        let head_method = self.head_method();
+        self.exchange = None;
+        if let Some(reading) = self.reading.take() {
+            io.consume(u32::from(reading.head.len));
+        }
+        if self.send_error(io, status, false, head_method) {
+            self.next(io);
+        }
+    }
+
+    /// Answers and closes.
+    fn answer_last(&mut self, io: &mut Io<'_>, status: u16) {
+        let head_method = self.head_method();
+        self.exchange = None;
+        self.reading = None;
+        if self.send_error(io, status, true, head_method) {
+            io.release();
+        }
+    }
+
+    fn head_method(&self) -> bool {
+        self.exchange
+            .as_ref()
+            .is_some_and(|exchange| exchange.asked.head_method)
+    }
+
+    fn send_error(&self, io: &mut Io<'_>, status: u16, close: bool, head_method: bool) -> bool {
+        let mut bytes = OutQueue::new();
+        let sent = encode::error(status, close, head_method, &mut bytes).is_ok()
+            && io.send(&mut bytes).is_ok();
+        if sent {
+            stats::inc(Counter::ErrorResponses);
+        } else {
+            stats::inc(Counter::NoMemory);
+            io.reset();
+        }
+        sent
+    }
+
+    fn timer(&mut self, io: &mut Io<'_>) {
+        match self.state {
+            State::Head if self.reading.is_none() => io.release(),
+            State::Head => {
+                stats::inc(Counter::RequestTimeouts);
+                self.answer_last(io, 408);
+            }
+            State::Connection => {
+                stats::inc(Counter::ResponseTimeouts);
+                self.answer(io, 504);
+            }
+            State::Body => {
+                let timeout = sysctl::body_timeout();
+                let held_back = self
+                    .exchange
+                    .as_ref()
+                    .and_then(|exchange| exchange.upstream.as_ref()?.conn())
+                    .is_some_and(|conn| conn.is_full());
+                // A server that takes its time is not the client's fault.
+                if held_back || Moment::now().is_before(io.activity().after_ms(timeout)) {
+                    io.set_deadline(timeout);
+                } else {
+                    stats::inc(Counter::RequestTimeouts);
+                    self.fail_body(io, 408);
+                }
+            }
+            State::Response => {
+                let timeout = sysctl::send_timeout();
+                if io.unsent() && !Moment::now().is_before(io.activity().after_ms(timeout)) {
+                    stats::inc(Counter::SendTimeouts);
+                    self.exchange = None;
+                    io.reset();
+                } else {
+                    io.set_deadline(timeout);
+                }
+            }
+        }
+    }
+
+    /// The server connection was closed before it answered.
+    fn stale(&mut self, io: &mut Io<'_>) {
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
+        exchange.upstream = None;
+        if exchange.again.is_some() && exchange.tries < TRIES_MAX {
+            stats::inc(Counter::Retried);
+            self.ask(io);
+        } else {
+            self.failed(io, 502);
+        }
+    }
+
+    /// There will be no response.
+    fn failed(&mut self, io: &mut Io<'_>, status: u16) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.upstream = None;
+        }
+        match self.state {
+            State::Head => {}
+            State::Connection | State::Response => self.answer(io, status),
+            State::Body => self.answer_last(io, status),
+        }
+    }
+
+    /// A server connection came by mail.
+    fn granted(&mut self, io: &mut Io<'_>) {
+        let Some(Mail::Checkout(checkout)) = io.take_mail() else {
+            return;
+        };
+        if self.state != State::Connection {
+            // The request has been answered meanwhile.
+            checkout.put_back();
+        } else if !self.dispatch(io, checkout) {
+            self.ask(io);
+        }
+    }
+}
+
+impl Drop for Downstream {
+    fn drop(&mut self) {
+        self.site.connection_closed();
+    }
+}
+
+/// Says whether a request may be sent twice: it has no body, and its method is idempotent (RFC 9110
+/// 9.2.2). An offer to upgrade is a GET, but its tunnel might have begun.
+fn may_repeat(request: &Request) -> bool {
+    let idempotent = matches!(
+        request.method,
+        Method::Get | Method::Head | Method::Options | Method::Put | Method::Delete
+    );
+    idempotent && request.framing == BodyFraming::None && request.upgrade.is_none()
+}
+
+/// Writes the request's head for the server.
+fn encode(
+    reading: &Reading,
+    request: &Request,
+    io: &Io<'_>,
+    checkout: &Checkout,
+    bytes: &mut OutQueue,
+) -> Result<(), proto::span::Full> {
+    let mut client = [0; ADDR_MAX];
+    let mut host = [0; ADDR_MAX];
+    let forward = encode::Forward {
+        client: format(&mut client, format_args!("{}", io.peer())),
+        scheme: b"http",
+        default_host: format(&mut host, format_args!("{}", checkout.pool().addr().get())),
+        close: false,
+    };
+    encode::request(&reading.head, request, io, &forward, bytes)
+}
+
+/// Formats into a buffer that is large enough.
+fn format<'a>(buffer: &'a mut [u8], args: core::fmt::Arguments<'_>) -> &'a [u8] {
+    use core::fmt::Write;
+
+    let mut formatter = Formatter::new(buffer);
+    let _ = formatter.write_fmt(args);
+    let len = formatter.bytes_written();
+    buffer.get(..len).unwrap_or(&[])
+}
+
+/// What the events of a downstream connection mean.
+pub(crate) static HOOKS: Hooks<Session> = Hooks {
+    data_ready: |session, io| {
+        if let Session::Downstream(downstream) = session {
+            downstream.advance(io);
+        }
+    },
+    events,
+    timer: |session, io| {
+        if let Session::Downstream(downstream) = session {
+            downstream.timer(io);
+        }
+    },
+    // The session goes, and with it the exchange, which tells the server's side.
+    closed: |_, _, _| {},
+};
+
+fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
+    let Session::Downstream(downstream) = session else {
+        return;
+    };
+    if events & ABORTED != 0 {
+        downstream.exchange = None;
+        io.reset();
+        return;
+    }
+    if events & SWITCHED != 0 {
+        let peer = downstream
+            .exchange
+            .take()
+            .and_then(|mut exchange| exchange.upstream.take()?.into_tunnel());
+        let Some(peer) = peer else { return io.reset() };
+        downstream.site.tunnel_opened();
+        *session = Session::Tunnel(Tunnel::downstream(peer));
+        io.set_hooks(&tunnel::HOOKS);
+        io.clear_deadline();
+        // What the client has sent behind its request has waited for this.
+        tunnel::data_ready(session, io);
+        tunnel::events(session, io, events);
+        return;
+    }
+    if events & (ENDED | ENDED_LAST) != 0 {
+        downstream.ended(io, events);
+    } else if events & STALE != 0 {
+        downstream.stale(io);
+    } else if events & FAILED_502 != 0 {
+        downstream.failed(io, 502);
+    } else if events & FAILED_503 != 0 {
+        downstream.failed(io, 503);
+    } else if events & FAILED_504 != 0 {
+        downstream.failed(io, 504);
+    }
+    if events & GRANTED != 0 {
+        if let Session::Downstream(downstream) = session {
+            downstream.granted(io);
+        }
+    }
+    if events & RESUME != 0 {
+        if let Session::Downstream(downstream) = session {
+            downstream.advance(io);
+        }
+    }
+}

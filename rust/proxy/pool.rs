@@ -1,0 +1,534 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The connections to one server.
+//!
+//! A pool keeps `connections` of them ready. An exchange takes one out for itself with a
+//! [`Checkout`] and puts it back; a tunnel keeps it, and the pool provisions another. Requests that
+//! find none wait in order while more are connected, one for each that waits.
+//!
+//! When no connection can be made the server counts as down: requests are refused at once, and
+//! attempts follow each other with exponential backoff and jitter, one at a time, in softirq.
+//!
+//! Context: softirq. The pool's lock is a leaf: no other lock is taken under it.
+
+use super::{
+    session::{
+        Conn,
+        Mail,
+        Session,
+        FAILED_502,
+        FAILED_504,
+        GONE,
+        GRANTED, //
+    },
+    upstream::{
+        self,
+        Upstream, //
+    }, //
+};
+use crate::net::{
+    lock::{
+        new_bh_lock,
+        BhLock, //
+    },
+    random,
+    stats::{
+        self,
+        Counter,
+        Tally, //
+    },
+    sysctl,
+    Events,
+    Moment,
+    OutQueue,
+    Run,
+    SocketAddr,
+    Task, //
+};
+use core::{
+    cmp,
+    mem, //
+};
+use kernel::{
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+/// Attempts to connect that may be under way to one server.
+const CONNECTING_MAX: u32 = 128;
+
+/// Attempts started by one run of the task; more follow in the next tick.
+const CONNECTS_PER_RUN: u32 = 16;
+
+/// Milliseconds until the next run when there is more to connect.
+const PACE_MS: u32 = 1;
+
+/// A connection that the server closes earlier than this, in milliseconds, without having been used
+/// counts as a failed attempt: else a server that accepts and closes is connected to in a loop.
+const SHORT_LIVED_MS: u32 = 1000;
+
+/// Largest value of `connections`.
+pub(crate) const CONNECTIONS_MAX: u32 = 4096;
+
+/// A pool: a task that provisions connections.
+pub(crate) type Pool = Task<Server>;
+
+/// What is known about a server.
+#[pin_data]
+pub(crate) struct Server {
+    addr: SocketAddr,
+    #[pin]
+    shared: BhLock<Shared>,
+    pub(crate) counts: Counts,
+}
+
+/// Events of one server, since it was configured.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) connects: Tally,
+    pub(crate) connected: Tally,
+    pub(crate) connect_failed: Tally,
+    pub(crate) requests: Tally,
+    pub(crate) tunnels_opened: Tally,
+    pub(crate) tunnels_closed: Tally,
+}
+
+struct Shared {
+    /// Connections ready for a request, the one used last at the end.
+    idle: KVec<ARef<Conn>>,
+    /// Connections of this pool: connecting, idle, and checked out; not those of tunnels.
+    owned: u32,
+    connecting: u32,
+    /// How many to keep.
+    target: u32,
+    /// Downstream connections that want one, the first at `first_waiter`.
+    waiters: KVec<ARef<Conn>>,
+    first_waiter: usize,
+    /// Failed attempts in a row.
+    failures: u32,
+    /// Milliseconds of the last backoff, jitter included.
+    backoff: u32,
+    /// No attempt before this.
+    not_before: Option<Moment>,
+    stopped: bool,
+}
+
+/// What a pool looks like at a moment, for its `stats` file.
+pub(crate) struct Snapshot {
+    pub(crate) idle: u32,
+    pub(crate) busy: u32,
+    pub(crate) connecting: u32,
+    pub(crate) waiting: u32,
+    pub(crate) failures: u32,
+    pub(crate) backoff: u32,
+}
+
+/// What came of asking for a connection.
+pub(crate) enum Answer {
+    /// Here is one.
+    Ready(Checkout),
+    /// It will come by mail, or an event `FAILED_…`.
+    Queued,
+    /// None; answer with this status.
+    Refused(u16),
+}
+
+impl Shared {
+    fn waiting(&self) -> usize {
+        self.waiters.len().saturating_sub(self.first_waiter)
+    }
+
+    fn busy(&self) -> u32 {
+        (self.owned.saturating_sub(self.connecting)).saturating_sub(self.idle.len() as u32)
+    }
+
+    /// Returns whether no connection can be had, as far as is known.
+    fn is_down(&self) -> bool {
+        self.failures > 0 && self.owned == self.connecting
+    }
+
+    fn next_waiter(&mut self) -> Option<ARef<Conn>> {
+        let place = self.waiters.as_slice().get(self.first_waiter)?;
+        let waiter = place.clone();
+        self.first_waiter = self.first_waiter.saturating_add(1);
+        // What was served is dropped when it is the larger half, so that each move is paid for.
+        if self.first_waiter.saturating_mul(2) >= self.waiters.len() {
+            let served = mem::take(&mut self.first_waiter);
+            self.waiters.as_mut_slice().rotate_left(served);
+            let left = self.waiters.len().saturating_sub(served);
+            self.waiters.truncate(left);
+        }
+        Some(waiter)
+    }
+
+    fn remove_idle(&mut self, conn: &Conn) -> bool {
+        let found = self
+            .idle
+            .as_slice()
+            .iter()
+            .position(|idle| core::ptr::eq(&raw const **idle, conn));
+        match found {
+            Some(place) => {
+                self.owned = self.owned.saturating_sub(1);
+                self.idle.remove(place).is_ok()
+            }
+            None => false,
+        }
+    }
+
+    /// Returns how many attempts are to be started now.
+    fn wanted(&self) -> u32 {
+        if self.stopped || self.not_before.is_some_and(|at| Moment::now().is_before(at)) {
+            return 0;
+        }
+        let missing = self.target.saturating_sub(self.owned);
+        let demand = (self.waiting() as u32).saturating_sub(self.connecting);
+        let most = if self.is_down() { 1 } else { CONNECTING_MAX };
+        cmp::max(missing, demand).min(most.saturating_sub(self.connecting))
+    }
+
+    /// Notes a failed attempt; returns the milliseconds to wait.
+    fn back_off(&mut self) -> u32 {
+        let pending = self.not_before.is_some_and(|at| Moment::now().is_before(at));
+        if pending {
+            // Attempts that were under way together count as one.
+            return self.backoff;
+        }
+        let doublings = self.failures.min(16);
+        self.failures = self.failures.saturating_add(1);
+        let most = sysctl::backoff_max();
+        let base = sysctl::backoff_min()
+            .checked_shl(doublings)
+            .unwrap_or(most)
+            .min(most);
+        // A quarter less to a quarter more, so that many pools do not come at once.
+        let quarter = base / 4;
+        self.backoff = base
+            .saturating_sub(quarter)
+            .saturating_add(random(quarter.saturating_mul(2).saturating_add(1)));
+        self.not_before = Some(Moment::now().after_ms(self.backoff));
+        self.backoff
+    }
+}
+
+/// Makes a pool, which begins to connect. Process context.
+pub(crate) fn start(addr: SocketAddr, connections: u32) -> Result<ARef<Pool>> {
+    let pool = Task::new(try_pin_init!(Server {
+        addr,
+        shared <- new_bh_lock!(Shared {
+            idle: KVec::new(),
+            owned: 0,
+            connecting: 0,
+            target: connections,
+            waiters: KVec::new(),
+            first_waiter: 0,
+            failures: 0,
+            backoff: 0,
+            not_before: None,
+            stopped: false,
+        }),
+        counts: Counts::default(),
+    }))?;
+    pool.kick();
+    Ok(pool)
+}
+
+impl Server {
+    /// Returns the server's address.
+    pub(crate) fn addr(&self) -> &SocketAddr {
+        &self.addr
+    }
+
+    /// Returns what the pool looks like.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let shared = self.shared.lock();
+        Snapshot {
+            idle: shared.idle.len() as u32,
+            busy: shared.busy(),
+            connecting: shared.connecting,
+            waiting: shared.waiting() as u32,
+            failures: shared.failures,
+            backoff: shared.backoff,
+        }
+    }
+
+    /// Says whether the server is not known to be down.
+    pub(crate) fn is_up(&self) -> bool {
+        !self.shared.lock().is_down()
+    }
+
+    /// Notes a request sent to the server.
+    pub(crate) fn count_request(&self) {
+        self.counts.requests.inc();
+    }
+
+    /// Notes that a tunnel was opened.
+    pub(crate) fn tunnel_opened(&self) {
+        self.counts.tunnels_opened.inc();
+    }
+
+    /// Notes that a tunnel's server connection is closed.
+    pub(crate) fn tunnel_closed(&self) {
+        self.counts.tunnels_closed.inc();
+    }
+
+    fn forget(&self) {
+        let mut shared = self.shared.lock();
+        shared.owned = shared.owned.saturating_sub(1);
+    }
+}
+
+/// Asks for a connection to the pool's server, for the request that `conn` wants to send.
+pub(crate) fn checkout(pool: &ARef<Pool>, conn: &Conn) -> Answer {
+    let mut shared = pool.shared.lock();
+    if let Some(idle) = shared.idle.pop() {
+        drop(shared);
+        return Answer::Ready(Checkout::new(idle, pool.clone()));
+    }
+    if shared.stopped || shared.waiting() >= sysctl::waiters_max() as usize {
+        return Answer::Refused(503);
+    }
+    if shared.is_down() {
+        return Answer::Refused(502);
+    }
+    let waiter = conn.into();
+    if shared
+        .waiters
+        .push(waiter, GFP_ATOMIC | __GFP_NOWARN)
+        .is_err()
+    {
+        stats::inc(Counter::NoMemory);
+        return Answer::Refused(503);
+    }
+    drop(shared);
+    pool.kick();
+    Answer::Queued
+}
+
+/// Takes a connection that became ready: for who waits longest, or as an idle one.
+fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>) {
+    let mut conn = conn;
+    loop {
+        let mut shared = pool.shared.lock();
+        if shared.stopped {
+            break;
+        }
+        let Some(waiter) = shared.next_waiter() else {
+            if shared.idle.len() >= shared.target as usize
+                || shared
+                    .idle
+                    .push(conn.clone(), GFP_ATOMIC | __GFP_NOWARN)
+                    .is_err()
+            {
+                break;
+            }
+            drop(shared);
+            // It may have closed before it was on the list, and then nobody else takes it off.
+            if conn.is_dead() && pool.shared.lock().remove_idle(&conn) {
+                pool.kick();
+            }
+            return;
+        };
+        drop(shared);
+        let mail = Mail::Checkout(Checkout::new(conn, pool.clone()));
+        match waiter.deliver(&mut OutQueue::new(), Some(mail)) {
+            Ok(()) => {
+                waiter.post(GRANTED);
+                return;
+            }
+            // It is closed, or was given one already: try the next.
+            Err(undelivered) => match undelivered.0 {
+                Some(Mail::Checkout(checkout)) => match checkout.take() {
+                    Some(back) => conn = back,
+                    None => return,
+                },
+                _ => return,
+            },
+        }
+    }
+    pool.forget();
+    conn.post(GONE);
+}
+
+/// Notes that a connection is established.
+pub(crate) fn connected(pool: &ARef<Pool>, conn: &Conn) {
+    stats::inc(Counter::Connected);
+    pool.counts.connected.inc();
+    let mut shared = pool.shared.lock();
+    shared.connecting = shared.connecting.saturating_sub(1);
+    shared.failures = 0;
+    shared.backoff = 0;
+    shared.not_before = None;
+    drop(shared);
+    hand_out(pool, conn.into());
+    // One attempt was made while the server counted as down; now the rest.
+    pool.kick();
+}
+
+/// Notes that an attempt to connect failed; `answer` is the event for those who wait for it.
+pub(crate) fn connect_failed(pool: &ARef<Pool>, answer: Events) {
+    stats::inc(Counter::ConnectFailed);
+    pool.counts.connect_failed.inc();
+    let mut shared = pool.shared.lock();
+    shared.connecting = shared.connecting.saturating_sub(1);
+    shared.owned = shared.owned.saturating_sub(1);
+    failed(pool, shared, answer);
+}
+
+/// Backs off, and refuses those who wait if there is no connection to wait for.
+fn failed(
+    pool: &ARef<Pool>,
+    mut shared: crate::net::lock::BhGuard<'_, Shared>,
+    answer: Events,
+) {
+    let wait = shared.back_off();
+    let mut refused = KVec::new();
+    if shared.is_down() {
+        shared.first_waiter = 0;
+        refused = mem::take(&mut shared.waiters);
+    }
+    let stopped = shared.stopped;
+    drop(shared);
+    for waiter in &refused {
+        waiter.post(answer);
+    }
+    if !stopped {
+        pool.kick_after(wait);
+    }
+}
+
+/// Notes that the server closed a connection, if the connection was idle.
+///
+/// `since`: when it was established, if it was never used.
+pub(crate) fn closed(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
+    let mut shared = pool.shared.lock();
+    if !shared.remove_idle(conn) {
+        // Whoever checked it out accounts for it.
+        return;
+    }
+    let short = since.is_some_and(|at| Moment::now().is_before(at.after_ms(SHORT_LIVED_MS)));
+    if short {
+        failed(pool, shared, FAILED_502);
+    } else {
+        drop(shared);
+        pool.kick();
+    }
+}
+
+/// Changes how many connections are kept.
+pub(crate) fn set_target(pool: &ARef<Pool>, connections: u32) {
+    pool.shared.lock().target = connections;
+    pool.kick();
+}
+
+/// Closes what is idle and makes no more connections; exchanges and tunnels go on. Any context.
+pub(crate) fn stop(pool: &ARef<Pool>) {
+    let mut shared = pool.shared.lock();
+    shared.stopped = true;
+    let idle = mem::take(&mut shared.idle);
+    shared.owned = shared.owned.saturating_sub(idle.len() as u32);
+    shared.first_waiter = 0;
+    let waiters = mem::take(&mut shared.waiters);
+    drop(shared);
+    pool.cancel();
+    for conn in &idle {
+        conn.post(GONE);
+    }
+    for waiter in &waiters {
+        waiter.post(FAILED_502);
+    }
+}
+
+impl Run for Server {
+    /// Connects what is missing, closes what is too many.
+    fn run(pool: &ARef<Pool>) {
+        for _ in 0..CONNECTS_PER_RUN {
+            let mut shared = pool.shared.lock();
+            if shared.idle.len() > shared.target as usize {
+                let surplus = shared.idle.pop();
+                shared.owned = shared.owned.saturating_sub(1);
+                drop(shared);
+                if let Some(conn) = surplus {
+                    conn.post(GONE);
+                }
+                continue;
+            }
+            if shared.wanted() == 0 {
+                return;
+            }
+            shared.connecting = shared.connecting.saturating_add(1);
+            shared.owned = shared.owned.saturating_add(1);
+            drop(shared);
+            stats::inc(Counter::Connects);
+            pool.counts.connects.inc();
+            let session = Session::Upstream(Upstream::new(pool.clone()));
+            if Conn::connect(&pool.addr, session, &upstream::HOOKS).is_err() {
+                connect_failed(pool, FAILED_502);
+            }
+        }
+        pool.kick_after(PACE_MS);
+    }
+}
+
+/// The right to use one server connection, alone. Dropping it closes the connection.
+pub(crate) struct Checkout {
+    conn: Option<ARef<Conn>>,
+    pool: ARef<Pool>,
+}
+
+impl Checkout {
+    fn new(conn: ARef<Conn>, pool: ARef<Pool>) -> Checkout {
+        Checkout {
+            conn: Some(conn),
+            pool,
+        }
+    }
+
+    /// Returns the connection.
+    pub(crate) fn conn(&self) -> Option<&ARef<Conn>> {
+        self.conn.as_ref()
+    }
+
+    /// Returns the pool.
+    pub(crate) fn pool(&self) -> &ARef<Pool> {
+        &self.pool
+    }
+
+    /// Gives the connection back, ready for another request.
+    pub(crate) fn put_back(mut self) {
+        if let Some(conn) = self.conn.take() {
+            hand_out(&self.pool, conn);
+        }
+    }
+
+    /// Keeps the connection for a tunnel: the pool makes another.
+    pub(crate) fn into_tunnel(mut self) -> Option<ARef<Conn>> {
+        self.pool.forget();
+        self.pool.kick();
+        self.conn.take()
+    }
+
+    /// Returns the connection without a change to the pool.
+    fn take(mut self) -> Option<ARef<Conn>> {
+        self.conn.take()
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.forget();
+            self.pool.kick();
+            conn.post(GONE);
+        }
+    }
+}
+
+/// The event that tells those who wait why connecting failed.
+pub(crate) const fn failure_event(timed_out: bool) -> Events {
+    if timed_out {
+        FAILED_504
+    } else {
+        FAILED_502
+    }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a connection is used for, and what connections tell each other.
+
+use super::{
+    downstream::{
+        self,
+        Downstream, //
+    },
+    pool::Checkout,
+    site::Site,
+    tunnel::Tunnel,
+    upstream::{
+        Job,
+        Upstream, //
+    }, //
+};
+use crate::{
+    net::{
+        self,
+        Events,
+        Hooks,
+        OutQueue, //
+    },
+    proto::span::{
+        Full,
+        Sink,
+        Source, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// A connection with a session of this module.
+pub(crate) type Conn = net::Conn<Session>;
+/// A connection whose lock is held.
+pub(crate) type Io<'a> = net::Io<'a, Session>;
+
+/// The use of a connection.
+#[derive(Default)]
+pub(crate) enum Session {
+    /// None any more.
+    #[default]
+    Released,
+    /// A client speaks HTTP/1 on it.
+    Downstream(Downstream),
+    /// A server speaks HTTP/1 on it.
+    Upstream(Upstream),
+    /// One end of a tunnel.
+    Tunnel(Tunnel),
+}
+
+/// What is handed from one connection to another.
+pub(crate) enum Mail {
+    /// To a downstream connection that waits: a server connection.
+    Checkout(Checkout),
+    /// To an upstream connection: what to do with the response.
+    Job(KBox<Job>),
+}
+
+impl net::Session for Session {
+    type Mail = Mail;
+    type Owner = Arc<Site>;
+
+    fn accepted(site: &Arc<Site>) -> (Self, &'static Hooks<Self>) {
+        (
+            Session::Downstream(Downstream::new(site.clone())),
+            &downstream::HOOKS,
+        )
+    }
+}
+
+/// To downstream: a server connection is in the mail.
+pub(crate) const GRANTED: Events = net::SESSION;
+/// To downstream: the response is complete and the server connection ready for the next request.
+pub(crate) const ENDED: Events = net::SESSION << 1;
+/// To downstream: the response is complete and the server connection is not to be used again.
+pub(crate) const ENDED_LAST: Events = net::SESSION << 2;
+/// To downstream: the connection has to be closed behind this response.
+pub(crate) const CLOSE_AFTER: Events = net::SESSION << 3;
+/// To downstream: the server switched protocols, and its connection is a tunnel now.
+pub(crate) const SWITCHED: Events = net::SESSION << 4;
+/// To downstream: there will be no response, answer 502.
+pub(crate) const FAILED_502: Events = net::SESSION << 5;
+/// To downstream: there will be no response, answer 503.
+pub(crate) const FAILED_503: Events = net::SESSION << 6;
+/// To downstream: there will be no response in time, answer 504.
+pub(crate) const FAILED_504: Events = net::SESSION << 7;
+/// To downstream: the server closed an idle connection just when the request came.
+pub(crate) const STALE: Events = net::SESSION << 8;
+/// To all: what was begun cannot be completed, reset.
+pub(crate) const ABORTED: Events = net::SESSION << 9;
+/// To upstream: there is a job in the mail.
+pub(crate) const ASSIGNED: Events = net::SESSION << 10;
+/// To upstream: nobody wants this connection any more.
+pub(crate) const GONE: Events = net::SESSION << 11;
+/// To a tunnel: the other end got a FIN; pass it on behind what is queued.
+pub(crate) const PEER_FIN: Events = net::SESSION << 12;
+
+impl Source for Io<'_> {
+    fn bytes_at(&self, offset: u32) -> &[u8] {
+        self.peek(offset)
+    }
+}
+
+impl Sink for OutQueue {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        self.write(bytes).map_err(|_| Full)
+    }
+}

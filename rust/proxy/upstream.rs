@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The server's side: connections to a server, and responses.
+//!
+//! A connection is connecting, then idle, then has a [`Job`] for the time of one exchange, again and
+//! again; after a valid `101` it is a tunnel. Nothing a server sends unasked is taken: bytes on an
+//! idle connection end it.
+//!
+//! Context: softirq, the lock of the upstream connection held.
+
+use super::{
+    body::{
+        Body,
+        Failure,
+        Forwarded,
+        Reading, //
+    },
+    pool::{
+        self,
+        Pool, //
+    },
+    session::{
+        Conn,
+        Io,
+        Mail,
+        Session,
+        ABORTED,
+        ASSIGNED,
+        CLOSE_AFTER,
+        ENDED,
+        ENDED_LAST,
+        FAILED_502,
+        FAILED_503,
+        FAILED_504,
+        GONE,
+        STALE,
+        SWITCHED, //
+    },
+    tunnel::{
+        self,
+        Tunnel, //
+    }, //
+};
+use crate::{
+    net::{
+        sha1_base64,
+        stats::{
+            self,
+            Counter, //
+        },
+        sysctl,
+        Events,
+        Hooks,
+        Moment,
+        OutQueue,
+        CONNECTED,
+        RESUME, //
+    },
+    proto::{
+        h1::{
+            encode,
+            HeadParser,
+            Progress, //
+        },
+        head::Limits,
+        message::{
+            BodyFraming,
+            Version, //
+        },
+        response::{
+            Asked,
+            Delivery,
+            Response,
+            ResponseKind, //
+        },
+        ws::AwaitingAccept, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+/// Interim responses that one request may get.
+const INTERIM_MAX: u8 = 16;
+
+/// A connection to a server.
+pub(crate) struct Upstream {
+    pool: ARef<Pool>,
+    job: Option<KBox<Job>>,
+    connecting: bool,
+    /// It has served an exchange.
+    used: bool,
+    since: Moment,
+}
+
+/// What to do with a response: who asked, and what for.
+///
+/// Dropping it tells the downstream connection how it ended, if that was not told.
+pub(crate) struct Job {
+    client: ARef<Conn>,
+    asked: Asked,
+    awaiting: Option<KBox<AwaitingAccept>>,
+    reading: Option<KBox<Reading>>,
+    body: Option<Body>,
+    interim: u8,
+    /// A part of the final response went out.
+    started: bool,
+    may_reuse: bool,
+    close_after: bool,
+    /// What to tell when this is dropped.
+    verdict: Events,
+}
+
+impl Job {
+    /// Makes the job for a request of `client`.
+    pub(crate) fn new(
+        client: ARef<Conn>,
+        asked: Asked,
+        awaiting: Option<KBox<AwaitingAccept>>,
+    ) -> Result<KBox<Job>> {
+        Ok(KBox::new(
+            Job {
+                client,
+                asked,
+                awaiting,
+                reading: None,
+                body: None,
+                interim: 0,
+                started: false,
+                may_reuse: false,
+                close_after: false,
+                verdict: FAILED_502,
+            },
+            GFP_ATOMIC | __GFP_NOWARN,
+        )?)
+    }
+
+    /// Takes back a job that could not be assigned: nothing is told.
+    pub(crate) fn cancel(mut self: KBox<Self>) -> Option<KBox<AwaitingAccept>> {
+        self.verdict = 0;
+        self.awaiting.take()
+    }
+
+    /// Sends bytes of the response.
+    fn send(&mut self, bytes: &mut OutQueue) -> Result<(), Failure> {
+        self.client
+            .deliver(bytes, None)
+            .map_err(|_| Failure::ReceiverGone)?;
+        self.client.post(0);
+        Ok(())
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if self.verdict != 0 {
+            self.client.post(if self.started {
+                ABORTED
+            } else {
+                self.verdict
+            });
+        }
+    }
+}
+
+/// What came of looking at a response head.
+enum Outcome {
+    /// The head is not complete.
+    NeedMore,
+    /// Go on with what follows.
+    Again,
+    /// The body follows.
+    Body,
+    /// The server switched protocols.
+    Switch,
+}
+
+impl Upstream {
+    /// Makes the session of a connection that is being made.
+    pub(crate) fn new(pool: ARef<Pool>) -> Upstream {
+        Upstream {
+            pool,
+            job: None,
+            connecting: true,
+            used: false,
+            since: Moment::now(),
+        }
+    }
+
+    /// Reads on; `true` if the connection has to become a tunnel.
+    fn advance(&mut self, io: &mut Io<'_>) -> bool {
+        let Some(job) = self.job.as_deref_mut() else {
+            self.advance_idle(io);
+            return false;
+        };
+        loop {
+            let result = match &mut job.body {
+                None => head(job, io),
+                Some(body) => match body.forward(io, &job.client) {
+                    Ok(Forwarded::All) => {
+                        self.ended(io);
+                        return false;
+                    }
+                    Ok(Forwarded::Part) => return false,
+                    Err(failure) => Err(failure),
+                },
+            };
+            match result {
+                Ok(Outcome::Again | Outcome::Body) => {}
+                Ok(Outcome::Switch) => return true,
+                Ok(Outcome::NeedMore) => {
+                    if io.eof() {
+                        self.lost(io);
+                    }
+                    return false;
+                }
+                Err(failure) => {
+                    self.failed(io, failure);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// An idle connection: whatever comes ends it.
+    fn advance_idle(&mut self, io: &mut Io<'_>) {
+        if io.unread() > 0 {
+            stats::inc(Counter::BadResponses);
+            io.reset();
+        } else if io.eof() {
+            io.release();
+        } else {
+            return;
+        }
+        self.closed_idle(io);
+    }
+
+    /// Takes the connection, which is closing, from the pool's idle ones.
+    fn closed_idle(&self, io: &Io<'_>) {
+        pool::closed(&self.pool, io.conn(), (!self.used).then_some(self.since));
+    }
+
+    /// The response is complete.
+    fn ended(&mut self, io: &mut Io<'_>) {
+        let Some(mut job) = self.job.take() else {
+            return;
+        };
+        // Bytes behind the response belong to nothing.
+        let reuse = job.may_reuse && io.unread() == 0 && !io.eof();
+        let close = if job.close_after { CLOSE_AFTER } else { 0 };
+        job.verdict = 0;
+        self.used = true;
+        io.clear_deadline();
+        if reuse {
+            // Before the event: who gets it may assign the next job at once.
+            job.client.post(ENDED | close);
+        } else {
+            io.release();
+            job.client.post(ENDED_LAST | close);
+        }
+    }
+
+    /// The server closed the connection instead of answering.
+    fn lost(&mut self, io: &mut Io<'_>) {
+        if let Some(mut job) = self.job.take() {
+            let nothing = job
+                .reading
+                .as_ref()
+                .is_none_or(|reading| !reading.parser.has_begun());
+            if nothing && job.interim == 0 {
+                job.verdict = STALE;
+            }
+        }
+        io.reset();
+    }
+
+    /// The exchange cannot be completed.
+    fn failed(&mut self, io: &mut Io<'_>, failure: Failure) {
+        if let Some(mut job) = self.job.take() {
+            match failure {
+                Failure::Protocol(_) => stats::inc(Counter::BadResponses),
+                Failure::NoMemory => job.verdict = FAILED_503,
+                Failure::ReceiverGone => {}
+            }
+        }
+        io.reset();
+    }
+
+    /// Takes the job from the mail.
+    fn assigned(&mut self, io: &mut Io<'_>) {
+        if let Some(Mail::Job(job)) = io.take_mail() {
+            self.job = Some(job);
+            io.set_deadline(sysctl::response_timeout());
+        }
+    }
+
+    fn timer(&mut self, io: &mut Io<'_>) {
+        if self.connecting {
+            self.connecting = false;
+            pool::connect_failed(&self.pool, FAILED_504);
+            io.reset();
+            return;
+        }
+        let Some(job) = &mut self.job else { return };
+        let timeout = sysctl::response_timeout();
+        let due = io.activity().after_ms(timeout);
+        // A client that takes its time is not the server's fault: it has a timeout of its own.
+        if Moment::now().is_before(due) || job.client.is_full() {
+            io.set_deadline(timeout);
+            return;
+        }
+        stats::inc(Counter::ResponseTimeouts);
+        job.verdict = FAILED_504;
+        self.job = None;
+        io.reset();
+    }
+
+    fn closed(&mut self, io: &mut Io<'_>, errno: i32) {
+        if self.connecting {
+            let timed_out = errno == -(kernel::error::code::ETIMEDOUT.to_errno());
+            pool::connect_failed(&self.pool, pool::failure_event(timed_out));
+        } else if self.job.is_some() {
+            self.lost(io);
+        } else {
+            self.closed_idle(io);
+        }
+    }
+}
+
+/// Reads the next response head and forwards it.
+fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
+    if io.unread() == 0 {
+        return Ok(Outcome::NeedMore);
+    }
+    let mut reading = match job.reading.take() {
+        Some(reading) => reading,
+        None => Reading::new(HeadParser::response()).map_err(|_| Failure::NoMemory)?,
+    };
+    let Reading { parser, head } = &mut *reading;
+    let progress = parser
+        .resume(&*io, head, &limits())
+        .map_err(Failure::Protocol)?;
+    let Progress::Done { len } = progress else {
+        job.reading = Some(reading);
+        return Ok(Outcome::NeedMore);
+    };
+    let response =
+        Response::from_head(&reading.head, &job.asked, &*io).map_err(Failure::Protocol)?;
+    let delivery = Delivery::new(&response, &job.asked, true);
+    let outcome = match response.kind {
+        ResponseKind::Interim => {
+            job.interim = job.interim.saturating_add(1);
+            if job.interim > INTERIM_MAX {
+                return Err(Failure::Protocol(crate::proto::Error::BadStatus));
+            }
+            Outcome::Again
+        }
+        ResponseKind::Switch => {
+            let awaiting = job
+                .awaiting
+                .take()
+                .ok_or(Failure::Protocol(crate::proto::Error::UnaskedSwitch))?;
+            let _accepted = awaiting
+                .accept(&reading.head, &response, &*io, sha1_base64)
+                .map_err(Failure::Protocol)?;
+            Outcome::Switch
+        }
+        ResponseKind::Final => {
+            job.may_reuse = response.keep_alive && response.framing != BodyFraming::UntilClose;
+            job.close_after = !delivery.keep_alive;
+            job.body = Some(Body::new(response.framing, delivery.framing));
+            Outcome::Body
+        }
+    };
+    // A client of HTTP/1.0 knows no interim responses.
+    let wanted = response.kind != ResponseKind::Interim || job.asked.version != Version::Http10;
+    if wanted {
+        let mut bytes = OutQueue::new();
+        encode::response(&reading.head, &response, &*io, &delivery, &mut bytes).map_err(|_| {
+            stats::inc(Counter::NoMemory);
+            Failure::NoMemory
+        })?;
+        job.send(&mut bytes)?;
+        job.started = response.kind != ResponseKind::Interim;
+    }
+    io.consume(u32::from(len));
+    Ok(outcome)
+}
+
+/// The limits of a head, as configured.
+pub(crate) fn limits() -> Limits {
+    let head = u16::try_from(sysctl::head_max()).unwrap_or(u16::MAX);
+    Limits {
+        head,
+        start_line: head,
+        field_line: head,
+        fields: u16::try_from(sysctl::fields_max()).unwrap_or(u16::MAX),
+    }
+}
+
+/// What the events of an upstream connection mean.
+pub(crate) static HOOKS: Hooks<Session> = Hooks {
+    data_ready,
+    events,
+    timer: |session, io| {
+        if let Session::Upstream(upstream) = session {
+            upstream.timer(io);
+        }
+    },
+    closed: |session, io, errno| {
+        if let Session::Upstream(upstream) = session {
+            upstream.closed(io, errno);
+        }
+    },
+};
+
+fn data_ready(session: &mut Session, io: &mut Io<'_>) {
+    let Session::Upstream(upstream) = session else {
+        return;
+    };
+    if !upstream.advance(io) {
+        return;
+    }
+    let Some(mut job) = upstream.job.take() else {
+        return;
+    };
+    job.verdict = 0;
+    let client = job.client.clone();
+    let pool = upstream.pool.clone();
+    drop(job);
+    *session = Session::Tunnel(Tunnel::upstream(client.clone(), pool));
+    io.set_hooks(&tunnel::HOOKS);
+    io.clear_deadline();
+    client.post(SWITCHED);
+    // What the server sent behind the 101 follows it into the same queue.
+    tunnel::data_ready(session, io);
+}
+
+fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
+    let Session::Upstream(upstream) = session else {
+        return;
+    };
+    if events & CONNECTED != 0 {
+        upstream.connecting = false;
+        upstream.since = Moment::now();
+        pool::connected(&upstream.pool, io.conn());
+    }
+    if events & ASSIGNED != 0 {
+        upstream.assigned(io);
+    }
+    if events & (GONE | ABORTED) != 0 {
+        match upstream.job.take() {
+            Some(mut job) => {
+                // The downstream connection has let go; it needs no word.
+                job.verdict = 0;
+                job.started = false;
+                io.reset();
+            }
+            None => io.release(),
+        }
+        return;
+    }
+    if events & (ASSIGNED | RESUME) != 0 {
+        data_ready(session, io);
+    }
+}

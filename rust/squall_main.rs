@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Squall: a reverse proxy for WebSocket and HTTP, in softirq.
+//!
+//! Three layers, each a module: [`proto`] knows HTTP and no kernel, [`net`] knows the kernel and no
+//! HTTP, [`proxy`] joins them. `tools/check-layers.sh` sees to it that it stays so.
+
+#![allow(unreachable_pub)]
+
+use kernel::{
+    configfs,
+    prelude::*, //
+};
+
+mod net;
+#[allow(dead_code)]
+mod proto;
+mod proxy;
+
+module! {
+    type: Squall,
+    name: "squall",
+    authors: ["Squall developers"],
+    description: "Reverse proxy for WebSocket and HTTP in softirq",
+    license: "GPL",
+}
+
+/// The loaded module. Fields are dropped in order: no new configuration, no more sysctls, and then
+/// the data path comes to its end.
+#[pin_data]
+struct Squall {
+    #[pin]
+    config: configfs::Subsystem<proxy::config::Root>,
+    sysctl: net::sysctl::Sysctl,
+    runtime: net::Runtime<proxy::Session>,
+}
+
+impl kernel::InPlaceModule for Squall {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            runtime: net::Runtime::start()?,
+            sysctl: net::sysctl::Sysctl::register()?,
+            config <- proxy::config::register(),
+        })
+    }
+}
