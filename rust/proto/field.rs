@@ -234,34 +234,42 @@ pub(super) fn is_token<S: Source + ?Sized>(span: Span, src: &S) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadList;
 
-/// The elements of a comma-separated list, without white space around them and without the empty
-/// ones that a recipient must ignore. RFC 9110 section 5.6.1.2.
-pub(super) struct Elements<'a, S: Source + ?Sized> {
+/// The parts of a field value between separators, without white space around them.
+pub(super) struct Parts<'a, S: Source + ?Sized> {
     bytes: Bytes<'a, S>,
     at: u16,
     separator: u8,
+    ended: bool,
 }
 
-/// Iterates over the elements of the list in `value`; commas within quoted strings do not separate.
-pub(super) fn elements<S: Source + ?Sized>(value: Span, src: &S) -> Elements<'_, S> {
-    split(value, src, b',')
+/// Iterates over the elements of the comma-separated list in `value`. Commas within quoted strings do
+/// not separate; empty elements are left out, as a recipient must. RFC 9110 section 5.6.1.2.
+pub(super) fn elements<S: Source + ?Sized>(
+    value: Span,
+    src: &S,
+) -> impl Iterator<Item = Result<Span, BadList>> + '_ {
+    parts(value, src, b',').filter(|part| *part != Ok(Span::EMPTY))
 }
 
-/// Like [`elements`] with another separator.
-pub(super) fn split<S: Source + ?Sized>(value: Span, src: &S, separator: u8) -> Elements<'_, S> {
-    Elements {
+/// Iterates over the parts of `value` between separators that are not within quoted strings. There is
+/// at least one; an empty one is [`Span::EMPTY`].
+pub(super) fn parts<S: Source + ?Sized>(value: Span, src: &S, separator: u8) -> Parts<'_, S> {
+    Parts {
         bytes: value.bytes(src),
         at: value.start,
         separator,
+        ended: false,
     }
 }
 
-impl<S: Source + ?Sized> Iterator for Elements<'_, S> {
+impl<S: Source + ?Sized> Iterator for Parts<'_, S> {
     type Item = Result<Span, BadList>;
 
     fn next(&mut self) -> Option<Result<Span, BadList>> {
-        let mut start = None;
-        let mut end = self.at;
+        if self.ended {
+            return None;
+        }
+        let mut part = Span::EMPTY;
         let mut quoted = false;
         let mut escaped = false;
         for byte in self.bytes.by_ref() {
@@ -270,25 +278,22 @@ impl<S: Source + ?Sized> Iterator for Elements<'_, S> {
             if quoted {
                 quoted = escaped || byte != b'"';
                 escaped = !escaped && byte == b'\\';
-                end = self.at;
+            } else if byte == self.separator {
+                return Some(Ok(part));
+            } else if byte == b' ' || byte == b'\t' {
                 continue;
+            } else {
+                quoted = byte == b'"';
             }
-            if byte == self.separator {
-                match start {
-                    Some(start) => return Some(Ok(Span::between(start, end))),
-                    None => continue,
-                }
+            if part.is_empty() {
+                part.start = place;
             }
-            if byte == b' ' || byte == b'\t' {
-                continue;
-            }
-            quoted = byte == b'"';
-            start.get_or_insert(place);
-            end = self.at;
+            part = Span::between(part.start, self.at);
         }
-        if quoted {
-            return Some(Err(BadList));
-        }
-        start.map(|start| Ok(Span::between(start, end)))
+        self.ended = true;
+        Some(match quoted {
+            true => Err(BadList),
+            false => Ok(part),
+        })
     }
 }

@@ -9,11 +9,13 @@
 //! | key | value |
 //! |---|---|
 //! | `vector` | its name; first line |
-//! | `kind` | `request` or `response` |
+//! | `kind` | `request`; `response`; `error`: a response of our own; `chunk`: the line that opens a chunk |
 //! | `limits` | `head`, `start_line`, `field_line` or `fields`, `=`, number; any of them, by spaces |
 //! | `request` | bytes of the request that a response answers; a plain GET if absent |
 //! | `raw` | the bytes that arrive |
-//! | `close` | `yes`: then the sender closes the connection |
+//! | `close` | `yes`: then the sender closes the connection; of a response of our own: we do |
+//! | `status`, `head` | status code of a response of our own; `yes`: it answers HEAD |
+//! | `size` | content of a chunk in bytes |
 //! | `event` | one line of what the parser must say |
 //! | `out` | the bytes that must be forwarded |
 //!

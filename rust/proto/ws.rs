@@ -10,7 +10,7 @@ use super::field::{
     class,
     elements,
     is_token,
-    split,
+    parts,
     BadList,
     KnownField,
     BASE64, //
@@ -244,7 +244,7 @@ fn values(head: &Head, known: KnownField) -> impl Iterator<Item = Span> + '_ {
 
 /// Returns the name of an extension if it and its parameters are well-formed. RFC 6455 section 9.1.
 fn extension_name<S: Source + ?Sized>(extension: Span, src: &S) -> Option<Span> {
-    let mut parts = split(extension, src, b';');
+    let mut parts = parts(extension, src, b';');
     let name = parts.next()?.ok().filter(|&name| is_token(name, src))?;
     for parameter in parts {
         if !is_parameter(parameter.ok()?, src) {

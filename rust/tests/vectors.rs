@@ -2,6 +2,8 @@
 
 //! The vectors on the host: every one at every split. KUnit runs the same ones in the kernel.
 
+#![allow(clippy::expect_used, clippy::arithmetic_side_effects)] // A test may panic.
+
 use base64::Engine;
 use sha1::{
     Digest,
@@ -91,5 +93,9 @@ macro_rules! files {
 }
 
 files! {
+    encode
+    h1_body
     h1_request
+    h1_response
+    ws_handshake
 }
