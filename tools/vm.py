@@ -77,7 +77,7 @@ def qemu_command(args, out_fd, err_fd):
         machine = ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(args.smp)]
     forwards = "".join(",hostfwd=tcp:127.0.0.1:{}-:{}".format(*forward.split(":")) for forward in args.forward)
     return [
-        "qemu-system-x86_64", "-machine", "q35", *machine, "-m", str(args.mem), "-nodefaults", "-no-reboot", "-display", "none",
+        "qemu-system-x86_64", "-machine", "pc", *machine, "-m", str(args.mem), "-nodefaults", "-no-reboot", "-display", "none",
         "-kernel", args.kernel, "-initrd", args.initrd, "-append", " ".join(append),
         "-chardev", f"file,id=console,path={args.run}/console.log", "-serial", "chardev:console",
         "-drive", f"if=none,id=root,file={args.image},format=raw,snapshot=on,cache=unsafe",
