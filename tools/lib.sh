@@ -90,6 +90,16 @@ $CACHE
 ${BIND:-}" SQUALL_CWD=$PWD "$TOOLS/inside" "$@"
 }
 
+# in_cargo ARGUMENT…: cargo, on rust/: the machine's own if it has one, else that of the toolchain tree.
+in_cargo() {
+    if command -v cargo >/dev/null; then
+        (cd "$TOP/rust" && cargo "$@")
+    else
+        mkdir -p "$CACHE/cargo"
+        (cd "$TOP/rust" && inside env CARGO_HOME="$CACHE/cargo" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$TOP/build/cargo}" cargo "$@")
+    fi
+}
+
 # mirror: Debian's mirror as the host's own apt knows it, one-line or deb822 sources alike.
 mirror() {
     if [ -n "${SQUALL_MIRROR:-}" ]; then

@@ -14,6 +14,6 @@
     unsafe_op_in_unsafe_fn,
     unused_imports
 )]
-#![allow(clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::pedantic, clippy::restriction)] // Generated code has its own style.
 
 include!(env!("SQUALL_BINDINGS"));
