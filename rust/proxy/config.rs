@@ -266,12 +266,15 @@ impl AttributeOperations<2> for ListenerDir {
         let counts = &dir.site.counts;
         let opened = counts.opened.get();
         let closed = counts.closed.get();
+        let tunnels = counts.tunnels_opened.get();
+        let ended = counts.tunnels_closed.get();
         show(page, |text| {
             writeln!(text, "accepted {}", opened)?;
             writeln!(text, "connections {}", opened.saturating_sub(closed))?;
             writeln!(text, "requests {}", counts.requests.get())?;
             writeln!(text, "bad_requests {}", counts.refused.get())?;
-            writeln!(text, "tunnels {}", counts.tunnels.get())
+            writeln!(text, "tunnels_open {}", tunnels.saturating_sub(ended))?;
+            writeln!(text, "tunnels {}", tunnels)
         })
     }
 }
@@ -444,18 +447,19 @@ impl AttributeOperations<2> for ServerDir {
         let opened = counts.tunnels_opened.get();
         let closed = counts.tunnels_closed.get();
         show(page, |text| {
+            writeln!(text, "connected {}", now.idle.saturating_add(now.busy))?;
             writeln!(text, "idle {}", now.idle)?;
             writeln!(text, "busy {}", now.busy)?;
             writeln!(text, "connecting {}", now.connecting)?;
             writeln!(text, "waiting {}", now.waiting)?;
-            writeln!(text, "tunnels {}", opened.saturating_sub(closed))?;
+            writeln!(text, "tunnels_open {}", opened.saturating_sub(closed))?;
             writeln!(text, "failures {}", now.failures)?;
             writeln!(text, "backoff_ms {}", now.backoff)?;
             writeln!(text, "connects {}", counts.connects.get())?;
-            writeln!(text, "connected {}", counts.connected.get())?;
+            writeln!(text, "established {}", counts.connected.get())?;
             writeln!(text, "connect_failed {}", counts.connect_failed.get())?;
             writeln!(text, "requests {}", counts.requests.get())?;
-            writeln!(text, "tunnels_opened {}", opened)
+            writeln!(text, "tunnels {}", opened)
         })
     }
 }

@@ -563,8 +563,8 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
             .take()
             .and_then(|mut exchange| exchange.upstream.take()?.into_tunnel());
         let Some(peer) = peer else { return io.reset() };
-        downstream.site.tunnel_opened();
-        *session = Session::Tunnel(Tunnel::downstream(peer));
+        let site = downstream.site.clone();
+        *session = Session::Tunnel(Tunnel::downstream(peer, site));
         io.set_hooks(&tunnel::HOOKS);
         io.clear_deadline();
         // What the client has sent behind its request has waited for this.

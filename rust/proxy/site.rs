@@ -42,7 +42,8 @@ pub(crate) struct Counts {
     pub(crate) closed: Tally,
     pub(crate) requests: Tally,
     pub(crate) refused: Tally,
-    pub(crate) tunnels: Tally,
+    pub(crate) tunnels_opened: Tally,
+    pub(crate) tunnels_closed: Tally,
 }
 
 /// A set of servers that answer the same requests.
@@ -194,6 +195,11 @@ impl Site {
 
     /// Notes a tunnel.
     pub(crate) fn tunnel_opened(&self) {
-        self.counts.tunnels.inc();
+        self.counts.tunnels_opened.inc();
+    }
+
+    /// Notes that a tunnel's downstream connection is closed.
+    pub(crate) fn tunnel_closed(&self) {
+        self.counts.tunnels_closed.inc();
     }
 }

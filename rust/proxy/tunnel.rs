@@ -17,7 +17,8 @@ use super::{
         ABORTED,
         GONE,
         PEER_FIN, //
-    }, //
+    },
+    site::Site, //
 };
 use crate::net::{
     stats::{
@@ -29,13 +30,21 @@ use crate::net::{
     Stop,
     RESUME, //
 };
-use kernel::sync::aref::ARef;
+use kernel::sync::{
+    aref::ARef,
+    Arc, //
+};
+
+/// Whose statistics an end counts for.
+enum Owner {
+    Listener(Arc<Site>),
+    Server(ARef<Pool>),
+}
 
 /// One end of a tunnel.
 pub(crate) struct Tunnel {
     peer: ARef<Conn>,
-    /// The server's pool, at the server's end: it counts its tunnels.
-    pool: Option<ARef<Pool>>,
+    owner: Owner,
     /// The FIN of this end's peer came and was passed on.
     read_done: bool,
     /// A FIN was sent on this end.
@@ -49,17 +58,18 @@ impl Tunnel {
         pool.tunnel_opened();
         Tunnel {
             peer,
-            pool: Some(pool),
+            owner: Owner::Server(pool),
             read_done: false,
             write_done: false,
         }
     }
 
     /// Makes the client's end.
-    pub(crate) fn downstream(peer: ARef<Conn>) -> Tunnel {
+    pub(crate) fn downstream(peer: ARef<Conn>, site: Arc<Site>) -> Tunnel {
+        site.tunnel_opened();
         Tunnel {
             peer,
-            pool: None,
+            owner: Owner::Listener(site),
             read_done: false,
             write_done: false,
         }
@@ -94,9 +104,12 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        if let Some(pool) = &self.pool {
-            stats::inc(Counter::TunnelsClosed);
-            pool.tunnel_closed();
+        match &self.owner {
+            Owner::Listener(site) => site.tunnel_closed(),
+            Owner::Server(pool) => {
+                stats::inc(Counter::TunnelsClosed);
+                pool.tunnel_closed();
+            }
         }
     }
 }
