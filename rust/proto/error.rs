@@ -133,9 +133,9 @@ errors! {
     BadChunkSize "bad_chunk_size" 400;
     /// A chunk extension is malformed. RFC 9112 section 7.1.1.
     BadChunkExtension "bad_chunk_extension" 400;
-    /// The line of a chunk size is longer than [`crate::proto::h1::MAX_CHUNK_LINE`].
+    /// The line of a chunk size is longer than 1 KiB (`MAX_CHUNK_LINE`). RFC 9112 section 7.1.1.
     ChunkLineTooLong "chunk_line_too_long" 400;
-    /// Chunk extensions outweigh the content by more than [`crate::proto::h1::MAX_CHUNK_EXCESS`].
+    /// Chunk extensions outweigh the content by more than 16 KiB (`MAX_CHUNK_EXCESS`). RFC 9112 section 7.1.1.
     ChunkExcess "chunk_excess" 400;
     /// The chunks of a body add up to 2^63 bytes or more.
     BodyTooLarge "body_too_large" 413;

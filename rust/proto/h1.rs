@@ -10,9 +10,7 @@ mod scan;
 
 pub use self::body::{
     BodyDecoder,
-    Step,
-    MAX_CHUNK_EXCESS,
-    MAX_CHUNK_LINE, //
+    Step, //
 };
 pub use self::parser::{
     HeadParser,

@@ -11,11 +11,11 @@ use crate::proto::field::{
 use crate::proto::message::BodyFraming;
 
 /// Most bytes in the line of one chunk size, extensions and CR LF included.
-pub const MAX_CHUNK_LINE: u16 = 1024;
+const MAX_CHUNK_LINE: u16 = 1024;
 
 /// Most bytes by which the lines of chunk sizes may exceed what ordinary chunks of the same content
 /// would need, over a whole body: ends floods of chunk extensions.
-pub const MAX_CHUNK_EXCESS: u16 = 16384;
+const MAX_CHUNK_EXCESS: u16 = 16384;
 
 /// What a chunk may spend on its line without being counted as excess, besides twice its content.
 const FREE_CHUNK_LINE: u64 = 16;

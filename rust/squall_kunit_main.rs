@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit suites of the protocol code: the vectors that the host's tests run, in the kernel.
+//!
+//! A module of its own, so that loading squall.ko runs no tests. The suites run once it is loaded;
+//! their results are in the kernel log and in debugfs, for `insmod` succeeds whatever they are.
+
+#![allow(unreachable_pub)]
+
+use kernel::prelude::*;
+
+#[allow(dead_code, unused_imports)]
+mod proto;
+
+#[allow(dead_code)]
+#[path = "proto/replay.rs"]
+mod replay;
+#[path = "proto/vectors.rs"]
+mod vectors;
+
+module! {
+    type: SquallKunit,
+    name: "squall_kunit",
+    authors: ["Squall developers"],
+    description: "KUnit suites of Squall's protocol code",
+    license: "GPL",
+}
+
+/// The loaded module: there is nothing in it but the suites.
+struct SquallKunit;
+
+impl kernel::Module for SquallKunit {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(SquallKunit)
+    }
+}
+
+/// Stands in for SHA-1 and base64, which proto is lent: knows the one answer that RFC 6455 section 1.3
+/// gives, for the key that the vectors use.
+fn rfc_sha1_base64(input: &[u8; proto::ws::DIGEST_INPUT_LEN]) -> [u8; proto::ws::ACCEPT_LEN] {
+    match input == b"dGhlIHNhbXBsZSBub25jZQ==258EAFA5-E914-47DA-95CA-C5AB0DC85B11" {
+        true => *b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        false => [b'?'; proto::ws::ACCEPT_LEN],
+    }
+}
+
+/// Runs all vectors of a file in all ways in which their bytes can arrive; names those that fail.
+fn all_pass(file: &str) -> Result<bool> {
+    let mut raw = KVec::from_elem(0, replay::MAX_RAW, GFP_KERNEL)?;
+    let mut request = KVec::from_elem(0, replay::MAX_RAW, GFP_KERNEL)?;
+    let mut head = KBox::new(proto::head::Head::new(), GFP_KERNEL)?;
+    let mut memory = replay::Memory {
+        raw: &mut raw,
+        request: &mut request,
+        head: &mut head,
+    };
+    let mut count = 0;
+    let mut failed = 0;
+    for vector in vectors::parse(file) {
+        count += 1;
+        if let Err(arrival) = replay::check(&vector, &mut memory, rfc_sha1_base64) {
+            failed += 1;
+            pr_err!("vector \"{}\" fails, arriving {:?}\n", vector.name, arrival);
+        }
+    }
+    pr_info!("{} vectors, {} failed\n", count, failed);
+    Ok(failed == 0 && count > 0 && count == file.matches("vector: ").count())
+}
+
+#[kunit_tests(squall_h1_request)]
+mod h1_request {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/h1_request.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
+#[kunit_tests(squall_h1_response)]
+mod h1_response {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/h1_response.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
+#[kunit_tests(squall_h1_body)]
+mod h1_body {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/h1_body.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
+#[kunit_tests(squall_ws_handshake)]
+mod ws_handshake {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/ws_handshake.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
+#[kunit_tests(squall_encode)]
+mod encode {
+    #[test]
+    fn exactly_these_bytes() {
+        let file = include_str!("../selftests/vectors/encode.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
