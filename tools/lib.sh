@@ -22,6 +22,12 @@ die() {
     exit 1
 }
 
+# usage: the head of the script as its help.
+usage() {
+    sed -n '4,/^$/s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
 # packages FILE: the package names of FILE, without comments.
 packages() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$1"; }
 

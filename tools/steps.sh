@@ -5,6 +5,7 @@
 
 # need_host: what the recipes need of the machine itself.
 need_host() {
+    [ -z "${KERNEL_TARBALL:-}" ] || [ -r "$KERNEL_TARBALL" ] || die "KERNEL_TARBALL: cannot read $KERNEL_TARBALL"
     [ "$(id -u)" = 0 ] || die "this must run as root (it makes Debian trees and enters them)"
     local missing=() tool
     for tool in mmdebstrap unshare flock sha256sum; do command -v "$tool" >/dev/null || missing+=("$tool"); done
