@@ -136,14 +136,14 @@ def many_stalled():
         ktap.note(f"TCP memory of {count} stalled tunnels: {used >> 10} KiB, {used // count >> 10} KiB each")
         check(taken <= limit, f"{taken} bytes were taken from a sender, the bound is {limit}")
         check(used <= allowed, f"{used} bytes of TCP memory, allowed {allowed}")
-        held = web.stats()["queued_bytes"]
+        held = squall.read_stats(squall.ROOT)["queued_bytes"]
         queue = int(squall.read(f"{squall.SYSCTL}/queue_high")) + int(squall.read(f"{squall.SYSCTL}/rcvbuf"))
         check(0 < held <= count * queue, f"{held} bytes in the module's queues, allowed {count * queue}")
         for pair in pairs:
             pair.near.reset()
             pair.done.set()
         until(lambda: web.stats()["tunnels_open"] == 0, 10, "the tunnels ended")
-        until(lambda: web.stats()["queued_bytes"] == 0, 10, "the queues are empty")
+        until(lambda: squall.read_stats(squall.ROOT)["queued_bytes"] == 0, 10, "the queues are empty")
 
 
 @case("a stalled tunnel does not hold back another one between the same client and server")

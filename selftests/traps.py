@@ -6,6 +6,7 @@ What the numbered cases of other files show is not repeated: reconnection on a s
 upstream.py's, sockets owned by a process are context.py's, unloading under traffic is lifecycle.py's.
 """
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -143,7 +144,8 @@ def both_end():
     def serve(peer, number):
         peer.read(1)
         barrier.wait(ktap.seconds(10))
-        leaves[number // 3 % 3](peer)
+        with contextlib.suppress(OSError):  # the other end was faster
+            leaves[number // 3 % 3](peer)
 
     # One persistent connection, so that connections and tunnels have the same number.
     with ws.tunnel_server(serve) as server, squall.Listener(server, connections=1) as web:
@@ -151,7 +153,8 @@ def both_end():
             client = ws.open_tunnel(web)
             client.send(b"xy" * 1000)
             barrier.wait(ktap.seconds(10))
-            leaves[number % 3](client)
+            with contextlib.suppress(OSError):
+                leaves[number % 3](client)
             client.close()
         until(lambda: web.stats()["tunnels_open"] == 0, 15, "all tunnels ended")
         until(lambda: web.stats()["connections"] == 0, 15, "all connections ended")

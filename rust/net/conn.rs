@@ -132,6 +132,8 @@ pub(super) struct Control<S: Session> {
     pub(super) deadline: Option<Moment>,
     pub(super) armed: Option<Moment>,
     pub(super) activity: Moment,
+    /// The sequence number up to which the peer had acknowledged when the timer fired last.
+    pub(super) acked: u32,
     pub(super) error: i32,
     pub(super) fin: Fin,
     pub(super) connecting: bool,
@@ -250,6 +252,7 @@ impl<S: Session> Conn<S> {
                     deadline: None,
                     armed: None,
                     activity: Moment::now(),
+                    acked: 0,
                     error: 0,
                     fin: Fin::Open,
                     connecting: false,

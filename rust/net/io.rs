@@ -75,10 +75,15 @@ impl<S: Session> Io<'_, S> {
         unsafe { bindings::squall_sk_unread(self.conn.sk.as_ptr()) }
     }
 
+    /// Says whether the peer has sent its FIN: what is not consumed is all that will ever come.
+    pub(crate) fn fin_received(&self) -> bool {
+        // SAFETY: `Io` exists while the lock is held.
+        unsafe { bindings::squall_sk_fin_received(self.conn.sk.as_ptr()) }
+    }
+
     /// Says whether the peer has sent its FIN and everything before it is consumed.
     pub(crate) fn eof(&self) -> bool {
-        // SAFETY: `Io` exists while the lock is held.
-        unsafe { bindings::squall_sk_eof(self.conn.sk.as_ptr()) && self.unread() == 0 }
+        self.fin_received() && self.unread() == 0
     }
 
     /// Queues bytes to be sent on this connection.

@@ -6,7 +6,13 @@
 //! page fragments and never `kmalloc()`. Small pieces are copied into fragments, large ones keep the
 //! page they arrived in. An empty queue owns no memory.
 
-use super::bindings;
+use super::{
+    bindings,
+    stats::{
+        self,
+        Counter, //
+    }, //
+};
 use core::{
     mem,
     ptr::NonNull, //
@@ -93,6 +99,14 @@ pub(crate) struct OutQueue {
     spare: Option<Spare>,
 }
 
+impl Drop for OutQueue {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            stats::sub(Counter::QueuedBytes, self.bytes as u64);
+        }
+    }
+}
+
 /// What [`OutQueue::fill`] found.
 pub(super) struct Filled {
     /// Number of `bio_vec`s filled.
@@ -162,6 +176,7 @@ impl OutQueue {
         spare.left -= count;
         last.len += count as u32;
         self.bytes += count;
+        stats::add(Counter::QueuedBytes, count as u64);
     }
 
     /// Adds an empty chunk with spare room for `wanted` bytes or a part of them; returns the room.
@@ -214,6 +229,7 @@ impl OutQueue {
             .map_err(|_| NoMemory)?;
         self.bytes += len;
         self.spare = None;
+        stats::add(Counter::QueuedBytes, len as u64);
         Ok(())
     }
 
@@ -261,6 +277,10 @@ impl OutQueue {
 
     /// Drops everything behind the first `len` bytes.
     pub(super) fn truncate(&mut self, len: usize) {
+        stats::sub(
+            Counter::QueuedBytes,
+            self.bytes.saturating_sub(len) as u64,
+        );
         while self.bytes > len {
             let excess = self.bytes - len;
             let Some(Some(last)) = self.chunks.as_mut_slice().last_mut() else {
@@ -317,8 +337,9 @@ impl OutQueue {
         filled
     }
 
-    /// Drops the first `count` bytes.
+    /// Drops the first `count` bytes, which are no more than there are.
     pub(super) fn advance(&mut self, mut count: usize) {
+        stats::sub(Counter::QueuedBytes, count.min(self.bytes) as u64);
         while let Some(place) = self.chunks.as_mut_slice().get_mut(self.head) {
             let Some(chunk) = place else { break };
             let len = chunk.len as usize;

@@ -32,6 +32,7 @@ use super::{
         self,
         Counter, //
     },
+    sysctl,
     time::Moment,
     tx, //
 };
@@ -142,10 +143,42 @@ impl<S: Session> Conn<S> {
         }
         locked.control.deadline = None;
         if locked.control.released {
-            stats::inc(Counter::LingerTimeouts);
-            locked.control.reset = true;
+            self.lingered(&mut locked.control);
         } else {
             self.call(locked, |session, io| (io.control.hooks.timer)(session, io));
+        }
+    }
+
+    /// `linger_timeout` has passed since the release, or since this was called last.
+    ///
+    /// A peer that still acknowledges what it was sent gets the rest, however long that takes; one
+    /// that does not has `send_timeout`. When all is acknowledged the peer's FIN is due.
+    fn lingered(&self, control: &mut Control<S>) {
+        let sk = self.sk.as_ptr();
+        // SAFETY: The lock is held.
+        let (acked, all_acked) = unsafe {
+            (
+                bindings::squall_sk_acked(sk),
+                bindings::squall_sk_write_queue_empty(sk),
+            )
+        };
+        if all_acked && self.inbox.lock().queue.is_empty() {
+            stats::inc(Counter::LingerTimeouts);
+            control.reset = true;
+            return;
+        }
+        let now = Moment::now();
+        if acked != control.acked {
+            control.acked = acked;
+            control.activity = now;
+        }
+        if now.is_before(control.activity.after_ms(sysctl::send_timeout())) {
+            let again = now.after_ms(sysctl::linger_timeout());
+            control.deadline = Some(again);
+            self.arm(control, again);
+        } else {
+            stats::inc(Counter::SendTimeouts);
+            control.reset = true;
         }
     }
 

@@ -101,8 +101,8 @@ void squall_listen_setup(struct sock *sk, void *user_data, u32 rcvbuf,
 	sk->sk_use_task_frag = false;
 	sock_set_reuseaddr(sk);
 	sock_set_keepalive(sk);
-	/* Before bind(): the window scale of the handshake follows from it. */
-	sock_set_rcvbuf(sk, rcvbuf);
+	/* Doubled there.  The window scale of handshakes follows from it. */
+	sock_set_rcvbuf(sk, rcvbuf / 2);
 	tcp_sock_set_nodelay(sk);
 
 	write_lock_bh(&sk->sk_callback_lock);
@@ -262,11 +262,11 @@ void squall_sk_shutdown_send(struct sock *sk)
 	sk->sk_prot->shutdown(sk, SEND_SHUTDOWN);
 }
 
-/* @rcvbuf bytes of payload: the kernel counts skb overhead too, hence twice. */
+/* @rcvbuf is what skbs may take with their overhead, not doubled again. */
 void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 unsent_max)
 {
 	sk->sk_userlocks |= SOCK_RCVBUF_LOCK;
-	WRITE_ONCE(sk->sk_rcvbuf, rcvbuf * 2);
+	WRITE_ONCE(sk->sk_rcvbuf, rcvbuf);
 	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, unsent_max);
 }
 
@@ -312,6 +312,11 @@ bool squall_sk_write_queue_empty(const struct sock *sk)
 	return tcp_rtx_and_write_queues_empty(sk);
 }
 
+u32 squall_sk_acked(const struct sock *sk)
+{
+	return tcp_sk(sk)->snd_una;
+}
+
 void squall_sk_wait_space(struct sock *sk)
 {
 	set_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
@@ -329,10 +334,14 @@ u32 squall_sk_unread(struct sock *sk)
 	return tcp_inq(sk);
 }
 
-/* The peer has sent its FIN; there may be bytes to read before it. */
-bool squall_sk_eof(const struct sock *sk)
+/*
+ * The peer has sent its FIN; there may be bytes to read before it.  Not
+ * RCV_SHUTDOWN, which a reset sets too: bytes that a reset cut off would look
+ * complete.
+ */
+bool squall_sk_fin_received(const struct sock *sk)
 {
-	return sk->sk_shutdown & RCV_SHUTDOWN;
+	return sock_flag(sk, SOCK_DONE);
 }
 
 /*

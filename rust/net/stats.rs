@@ -76,6 +76,8 @@ counters! {
     SplicedBytes "spliced_bytes";
     /// Bytes copied into a new page.
     CopiedBytes "copied_bytes";
+    /// Bytes that are queued now and were not handed to TCP yet: a gauge.
+    QueuedBytes "queued_bytes";
     /// Bytes handed to TCP.
     TxBytes "tx_bytes";
     /// Times a sender was held back because its receiver is slow.
@@ -120,6 +122,12 @@ impl Default for Tally {
 pub(crate) fn add(counter: Counter, n: u64) {
     // SAFETY: No preconditions; the helper checks the index.
     unsafe { bindings::squall_count(counter as u32, n) };
+}
+
+/// Subtracts `n` from a gauge, on this CPU: only the sum over all CPUs means something. Any context.
+#[inline]
+pub(crate) fn sub(gauge: Counter, n: u64) {
+    add(gauge, n.wrapping_neg());
 }
 
 /// Adds one to a counter of this CPU. Any context.

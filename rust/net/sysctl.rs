@@ -46,7 +46,7 @@ values! {
     head_max;
     /// Field lines of a head, at most.
     fields_max;
-    /// Bytes of payload that a socket may hold unread.
+    /// Bytes that what a socket holds unread may take, the overhead of its buffers included.
     rcvbuf;
     /// Bytes in a queue at which its writer has to wait.
     queue_high;

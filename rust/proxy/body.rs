@@ -139,9 +139,9 @@ impl Body {
         }
     }
 
-    /// There is nothing to read: is that the end?
+    /// What there is to read is not enough to go on: is that the end?
     fn starved(&mut self, io: &Io<'_>) -> Result<Forwarded, Failure> {
-        if !io.eof() {
+        if !io.fin_received() {
             return Ok(Forwarded::Part);
         }
         self.decoder.closed().map_err(Failure::Protocol)?;

@@ -169,7 +169,7 @@ impl Downstream {
         self.reading = Some(reading);
         match result {
             Ok(Progress::Done { .. }) => self.begin(io),
-            Ok(Progress::NeedMore) if io.eof() => io.release(),
+            Ok(Progress::NeedMore) if io.fin_received() => io.release(),
             Ok(Progress::NeedMore) => {}
             Err(error) => self.refuse(io, error),
         }
@@ -363,7 +363,9 @@ impl Downstream {
     /// Answers the request that waits, and goes on if the whole of it has been read.
     fn answer(&mut self, io: &mut Io<'_>, status: u16) {
         let go_on = self.exchange.as_ref().is_some_and(|exchange| {
-            exchange.asked.keep_alive && exchange.request.framing == BodyFraming::None
+            // The whole request has been read.
+            let whole = self.state == State::Response;
+            exchange.asked.keep_alive && (whole || exchange.request.framing == BodyFraming::None)
         });
         if !go_on {
             return self.answer_last(io, status);

@@ -210,7 +210,7 @@ impl Upstream {
                 Ok(Outcome::Again | Outcome::Body) => {}
                 Ok(Outcome::Switch) => return true,
                 Ok(Outcome::NeedMore) => {
-                    if io.eof() {
+                    if io.fin_received() {
                         self.lost(io);
                     }
                     return false;
