@@ -123,7 +123,7 @@ void squall_work_setup(struct work_struct *work,
 		       void (*fn)(struct work_struct *work));
 void squall_registry_add(struct list_head *entry);
 void squall_registry_del(struct list_head *entry);
-void squall_registry_each(void (*fn)(struct list_head *entry));
+void squall_registry_each(void (*fn)(struct list_head *entry, u32 arg), u32 arg);
 
 /* Sockets. */
 void squall_bh_lock_sock(struct sock *sk);
@@ -144,8 +144,7 @@ void squall_sk_hook(struct sock *sk, void *user_data,
 		    void (*error_report)(struct sock *sk));
 void squall_sk_unhook(struct sock *sk);
 void squall_sk_release(struct sock *sk);
-int squall_sk_connect(struct sock *sk, const void *addr, int len, u16 port_lo,
-		      u16 port_hi);
+int squall_sk_connect(struct sock *sk, const void *addr, int len);
 void squall_sk_disconnect(struct sock *sk);
 void squall_sk_shutdown_send(struct sock *sk);
 void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 unsent_max);
@@ -163,7 +162,6 @@ bool squall_sk_fin_received(const struct sock *sk);
 const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len);
 int squall_prime(int family);
 struct net *squall_init_net(void);
-void squall_port_range(u16 *low, u16 *high);
 
 /* Pages and fragments. */
 bool squall_skb_piece(struct sk_buff *skb, u32 offset,

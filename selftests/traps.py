@@ -44,7 +44,7 @@ def retransmitted_after_close():
                     equal(len(client.read_response()[1]), 100_000, "length of a body that ends with FIN")
 
 
-@case("the same when the server is behind the loss", limit=120)
+@case("the same when the server is behind the loss", limit=300)
 def retransmitted_upstream():
     got = []
     done = threading.Event()
@@ -60,7 +60,7 @@ def retransmitted_upstream():
                 client = ws.open_tunnel(web, timeout=60)
                 client.send(BODY[:100_000])
                 client.close()
-                check(done.wait(ktap.seconds(20)), "the server saw no end")
+                check(done.wait(ktap.seconds(60)), "the server saw no end")
                 equal(got.pop(), 100_000, "bytes that reached the server before the FIN")
 
 

@@ -18,10 +18,6 @@ use kernel::prelude::*;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// Source ports that one attempt to connect may look through: bounds the search when the range is
-/// used up. The window starts at a random port.
-const PORT_WINDOW: u16 = 1024;
-
 #[derive(Clone, Copy)]
 enum Raw {
     V4(bindings::sockaddr_in),
@@ -106,18 +102,4 @@ pub(super) fn peer(sk: NonNull<bindings::sock>) -> IpAddr {
     // SAFETY: The socket is alive, and there are 16 bytes.
     unsafe { bindings::squall_sk_peer(sk.as_ptr(), octets.as_mut_ptr(), &mut port) };
     Ipv6Addr::from(octets).to_canonical()
-}
-
-/// Returns the first and last source port that the next attempt to connect may use.
-pub(super) fn port_window() -> (u16, u16) {
-    let (mut low, mut high) = (0u16, 0u16);
-    // SAFETY: Both places may be written.
-    unsafe { bindings::squall_port_range(&mut low, &mut high) };
-    let span = high.saturating_sub(low);
-    if span <= PORT_WINDOW {
-        return (low, high);
-    }
-    let start = super::random(u32::from(span - PORT_WINDOW)) as u16;
-    let low = low.saturating_add(start);
-    (low, low.saturating_add(PORT_WINDOW))
 }

@@ -23,10 +23,7 @@
 
 pub(crate) use super::io::Io;
 use super::{
-    addr::{
-        self,
-        SocketAddr, //
-    },
+    addr::SocketAddr,
     bindings,
     lock::{
         new_bh_lock,
@@ -400,7 +397,6 @@ impl<S: Session> Conn<S> {
             })
         })?;
         let sk = conn.sk.as_ptr();
-        let (low, high) = addr::port_window();
         // SAFETY: A fresh socket, unlocked; we are in softirq and hold no other socket's lock.
         unsafe { bindings::squall_bh_lock_sock(sk) };
         // SAFETY: The lock is held, and there is no other reference to what it guards.
@@ -411,7 +407,7 @@ impl<S: Session> Conn<S> {
         // SAFETY: The lock is held and no process knows the socket; the address is one of its
         // family.
         let result = kernel::error::to_result(unsafe {
-            bindings::squall_sk_connect(sk, addr.as_ptr(), addr.size(), low, high)
+            bindings::squall_sk_connect(sk, addr.as_ptr(), addr.size())
         });
         let session = if result.is_ok() {
             conn.arm(
@@ -489,16 +485,21 @@ impl<S: Session> Conn<S> {
         Ok(())
     }
 
-    /// Has every connection ended, without a FIN. Any context.
-    pub(super) fn abort_all() {
-        unsafe extern "C" fn abort<S: Session>(entry: *mut bindings::list_head) {
+    /// Posts events to every connection. Process context: takes as long as there are connections.
+    pub(crate) fn post_all(events: Events) {
+        unsafe extern "C" fn post<S: Session>(entry: *mut bindings::list_head, events: u32) {
             // SAFETY: What is on the list is the field of a connection that is not gone yet, and so
             // is referred to by its socket.
             let conn = unsafe { &*Conn::<S>::of_registry(entry) };
-            conn.post(EV_ABORT);
+            conn.post(events);
         }
         // SAFETY: The function takes no lock.
-        unsafe { bindings::squall_registry_each(Some(abort::<S>)) };
+        unsafe { bindings::squall_registry_each(Some(post::<S>), events) };
+    }
+
+    /// Has every connection ended, without a FIN. Process context.
+    pub(super) fn abort_all() {
+        Self::post_all(EV_ABORT);
     }
 
     /// Returns the connection of a registry entry.

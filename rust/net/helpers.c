@@ -175,13 +175,13 @@ void squall_registry_del(struct list_head *entry)
 }
 
 /* @fn runs with the registry's lock held and must not take a socket's. */
-void squall_registry_each(void (*fn)(struct list_head *entry))
+void squall_registry_each(void (*fn)(struct list_head *entry, u32 arg), u32 arg)
 {
 	struct list_head *entry;
 
 	spin_lock_bh(&squall_registry_lock);
 	list_for_each(entry, &squall_registry)
-		fn(entry);
+		fn(entry, arg);
 	spin_unlock_bh(&squall_registry_lock);
 }
 

@@ -55,10 +55,16 @@ bool squall_sock_owned(const struct sock *sk)
 	return sock_owned_by_user_nocheck(sk);
 }
 
-/* Under rcu_read_lock() or the socket's lock. */
+/*
+ * Under rcu_read_lock() or the socket's lock in either of its forms: TCP's
+ * timers call without the former.
+ */
 void *squall_sk_user_data(const struct sock *sk)
 {
-	return rcu_dereference_sk_user_data(sk);
+	uintptr_t data = (uintptr_t)rcu_dereference_check(
+		__sk_user_data(sk), lockdep_sock_is_held(sk));
+
+	return (void *)(data & SK_USER_DATA_PTRMASK);
 }
 
 /*
@@ -239,16 +245,77 @@ void squall_sk_release(struct sock *sk)
 	sk_stream_kill_queues(sk);
 }
 
-/*
- * A window of ports bounds the search for a free one, which else walks the
- * whole range when that is used up.
- */
-int squall_sk_connect(struct sock *sk, const void *addr, int len, u16 port_lo,
-		      u16 port_hi)
+/* Says whether nothing goes from @port of ours to the destination in @addr. */
+static bool port_is_free(struct net *net, u16 port, const void *addr)
 {
-	WRITE_ONCE(inet_sk(sk)->local_port_range,
-		   (u32)port_hi << 16 | port_lo);
-	return sk->sk_prot->connect(sk, (struct sockaddr_unsized *)addr, len);
+	struct inet_hashinfo *hinfo = net->ipv4.tcp_death_row.hashinfo;
+	const struct sockaddr_in6 *in6 = addr;
+	const struct sockaddr_in *in = addr;
+	struct inet_bind_hashbucket *head;
+	struct inet_bind2_bucket *tb2;
+	struct inet_bind_bucket *tb;
+	bool is_free = true;
+	struct sock *sk;
+
+	if (inet_is_local_reserved_port(net, port))
+		return false;
+	head = &hinfo->bhash[inet_bhashfn(net, port, hinfo->bhash_size)];
+	spin_lock_bh(&head->lock);
+	inet_bind_bucket_for_each(tb, &head->chain) {
+		if (tb->port != port || tb->l3mdev ||
+		    !net_eq(ib_net(tb), net))
+			continue;
+		/* connect() leaves alone what bind() has taken. */
+		is_free = tb->fastreuse < 0 && tb->fastreuseport < 0;
+		hlist_for_each_entry(tb2, &tb->bhash2, bhash_node) {
+			sk_for_each_bound(sk, &tb2->owners) {
+				if (in->sin_family == AF_INET ?
+				    sk->sk_dport == in->sin_port &&
+				    sk->sk_daddr == in->sin_addr.s_addr :
+				    sk->sk_dport == in6->sin6_port &&
+				    ipv6_addr_equal(&sk->sk_v6_daddr,
+						    &in6->sin6_addr))
+					is_free = false;
+			}
+		}
+		break;
+	}
+	spin_unlock_bh(&head->lock);
+	return is_free;
+}
+
+/*
+ * connect()'s own search for a port walks the whole range when that is used
+ * up, and may call cond_resched() on the way.  So it is given one port that was
+ * found free, and the search for that one ends after PORT_PROBES.  A port whose
+ * last connection to the same server is in TIME_WAIT counts as used.
+ */
+#define PORT_PROBES 512
+#define PORT_TRIES 4
+
+int squall_sk_connect(struct sock *sk, const void *addr, int len)
+{
+	struct net *net = sock_net(sk);
+	int low, high, probe, err = -EADDRNOTAVAIL, tries = 0;
+	u32 range, port;
+
+	inet_get_local_port_range(net, &low, &high);
+	range = max(high - low + 1, 1);
+	port = get_random_u32_below(range);
+	for (probe = 0; probe < PORT_PROBES && probe < range; probe++) {
+		u16 local = low + (port + probe) % range;
+
+		if (!port_is_free(net, local, addr))
+			continue;
+		WRITE_ONCE(inet_sk(sk)->local_port_range,
+			   (u32)local << 16 | local);
+		err = sk->sk_prot->connect(sk, (struct sockaddr_unsized *)addr,
+					   len);
+		/* Another CPU may have been faster. */
+		if (err != -EADDRNOTAVAIL || ++tries == PORT_TRIES)
+			break;
+	}
+	return err;
 }
 
 void squall_sk_disconnect(struct sock *sk)
@@ -408,14 +475,4 @@ int squall_prime(int family)
 struct net *squall_init_net(void)
 {
 	return &init_net;
-}
-
-/* Any context. */
-void squall_port_range(u16 *low, u16 *high)
-{
-	int lo, hi;
-
-	inet_get_local_port_range(&init_net, &lo, &hi);
-	*low = lo;
-	*high = hi;
 }

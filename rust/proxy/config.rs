@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A wrong value is refused with an errno, and with a line in the log that names it; what was
-//! configured before stays. Removing a directory stops new work for what it stood for, and leaves
-//! exchanges and tunnels that have begun.
+//! configured before stays. Removing a server or a route stops new work for it, and leaves exchanges
+//! and tunnels that have begun. Disabling a listener stops accepting; removing it also ends its
+//! connections: idle ones and tunnels at once, others behind the response under way.
 //!
 //! Context: process. configfs holds the directory's lock; the mutexes here order the files of one
 //! directory. None is ever taken in softirq.
@@ -51,7 +52,6 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     str::{
-        kstrtobool_bytes,
         CString,
         Formatter, //
     },
@@ -140,13 +140,22 @@ impl AttributeOperations<0> for Root {
     }
 }
 
-/// The directory of a listener.
+/// The directory of a listener. Dropped in order: nothing is accepted any more when the site ends.
 #[pin_data]
 pub(crate) struct ListenerDir {
     name: CString,
-    site: Arc<Site>,
     #[pin]
     state: Mutex<ListenerState>,
+    site: SiteMade,
+}
+
+/// A site of a listener that is configured; ends it when dropped.
+struct SiteMade(Arc<Site>);
+
+impl Drop for SiteMade {
+    fn drop(&mut self) {
+        self.0.remove();
+    }
 }
 
 #[derive(Default)]
@@ -160,8 +169,8 @@ impl ListenerDir {
         let site = Site::new()?;
         Ok(try_pin_init!(ListenerDir {
             name,
-            site,
             state <- new_mutex!(ListenerState::default()),
+            site: SiteMade(site),
         }))
     }
 }
@@ -180,12 +189,12 @@ impl GroupOperations for ListenerDir {
             ],
         };
         let route = Route::new()?;
-        self.site.set_route(route.clone()).map_err(|err| {
+        self.site.0.set_route(route.clone()).map_err(|err| {
             let why = format_args!("the listener has a route already");
             refuse(&self.name, "", dir.to_bytes(), why, err)
         })?;
         let made = RouteMade {
-            site: self.site.clone(),
+            site: self.site.0.clone(),
             route,
         };
         Ok(configfs::Group::new(
@@ -236,8 +245,11 @@ impl AttributeOperations<1> for ListenerDir {
 
     fn store(dir: &ListenerDir, page: &[u8]) -> Result {
         let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "enable", page, why, err);
-        let enable = kstrtobool_bytes(page.trim_ascii())
-            .map_err(|err| refuse(format_args!("neither 0 nor 1"), err))?;
+        let enable = match page.trim_ascii() {
+            b"0" => false,
+            b"1" => true,
+            _ => return Err(refuse(format_args!("neither 0 nor 1"), EINVAL)),
+        };
         let mut state = dir.state.lock();
         if !enable {
             let listener = state.listener.take();
@@ -251,7 +263,7 @@ impl AttributeOperations<1> for ListenerDir {
         let addr = state
             .addr
             .ok_or_else(|| refuse(format_args!("no address is set"), EINVAL))?;
-        let listener = Listener::new(&addr, dir.site.clone())
+        let listener = Listener::new(&addr, dir.site.0.clone())
             .map_err(|err| refuse(format_args!("cannot listen on {}", addr.get()), err))?;
         state.listener = Some(listener);
         Ok(())
@@ -263,7 +275,7 @@ impl AttributeOperations<2> for ListenerDir {
     type Data = ListenerDir;
 
     fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let counts = &dir.site.counts;
+        let counts = &dir.site.0.counts;
         let opened = counts.opened.get();
         let closed = counts.closed.get();
         let tunnels = counts.tunnels_opened.get();

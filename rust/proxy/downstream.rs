@@ -33,6 +33,7 @@ use super::{
         FAILED_503,
         FAILED_504,
         GRANTED,
+        REMOVED,
         STALE,
         SWITCHED, //
     },
@@ -130,6 +131,10 @@ impl Downstream {
             reading: None,
             exchange: None,
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.state == State::Head && self.reading.is_none()
     }
 
     fn advance(&mut self, io: &mut Io<'_>) {
@@ -332,7 +337,8 @@ impl Downstream {
             // Dropping it closes the server connection, if it is not closed.
             checkout => drop(checkout),
         }
-        if events & CLOSE_AFTER != 0 || !exchange.asked.keep_alive || !whole {
+        let last = events & CLOSE_AFTER != 0 || self.site.is_removed();
+        if last || !exchange.asked.keep_alive || !whole {
             io.release();
             return;
         }
@@ -411,7 +417,7 @@ impl Downstream {
 
     fn timer(&mut self, io: &mut Io<'_>) {
         match self.state {
-            State::Head if self.reading.is_none() => io.release(),
+            State::Head if self.is_idle() => io.release(),
             State::Head => {
                 stats::inc(Counter::RequestTimeouts);
                 self.answer_last(io, 408);
@@ -573,6 +579,9 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         tunnel::data_ready(session, io);
         tunnel::events(session, io, events);
         return;
+    }
+    if events & REMOVED != 0 && downstream.is_idle() && downstream.site.is_removed() {
+        return io.release();
     }
     if events & (ENDED | ENDED_LAST) != 0 {
         downstream.ended(io, events);

@@ -98,6 +98,10 @@ pub(crate) const ASSIGNED: Events = net::SESSION << 10;
 pub(crate) const GONE: Events = net::SESSION << 11;
 /// To a tunnel: the other end got a FIN; pass it on behind what is queued.
 pub(crate) const PEER_FIN: Events = net::SESSION << 12;
+/// To a tunnel: the other end is closing gracefully, do the same.
+pub(crate) const CLOSING: Events = net::SESSION << 14;
+/// To all: a listener was removed; whose site is, ends.
+pub(crate) const REMOVED: Events = net::SESSION << 13;
 
 impl Source for Io<'_> {
     fn bytes_at(&self, offset: u32) -> &[u8] {

@@ -5,7 +5,13 @@
 //! Configuration changes it while connections use it: each request looks anew, and what it found it
 //! keeps to its end.
 
-use super::pool::Pool;
+use super::{
+    pool::Pool,
+    session::{
+        Conn,
+        REMOVED, //
+    }, //
+};
 use crate::{
     net::{
         lock::{
@@ -20,6 +26,13 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            ordering::{
+                Acquire,
+                Release, //
+            },
+            AtomicFlag, //
+        },
         Arc, //
     }, //
 };
@@ -32,6 +45,7 @@ pub(crate) const SERVERS_MAX: usize = 64;
 pub(crate) struct Site {
     #[pin]
     route: BhLock<Option<Arc<Route>>>,
+    removed: AtomicFlag,
     pub(crate) counts: Counts,
 }
 
@@ -144,6 +158,7 @@ impl Site {
         Arc::pin_init(
             try_pin_init!(Site {
                 route <- new_bh_lock!(None),
+                removed: AtomicFlag::new(false),
                 counts: Counts::default(),
             }),
             GFP_KERNEL,
@@ -164,6 +179,17 @@ impl Site {
     pub(crate) fn clear_route(&self) {
         let route = self.route.lock().take();
         drop(route);
+    }
+
+    /// Ends the site: its connections are to end as soon as no exchange is under way. Process context.
+    pub(crate) fn remove(&self) {
+        self.removed.store(true, Release);
+        Conn::post_all(REMOVED);
+    }
+
+    /// Says whether the listener was removed.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Acquire)
     }
 
     /// Chooses a server for a request; `None` if there is none.

@@ -15,8 +15,10 @@ use super::{
         Io,
         Session,
         ABORTED,
+        CLOSING,
         GONE,
-        PEER_FIN, //
+        PEER_FIN,
+        REMOVED, //
     },
     site::Site, //
 };
@@ -73,6 +75,10 @@ impl Tunnel {
             read_done: false,
             write_done: false,
         }
+    }
+
+    fn is_removed(&self) -> bool {
+        matches!(&self.owner, Owner::Listener(site) if site.is_removed())
     }
 
     fn relay(&mut self, io: &mut Io<'_>) {
@@ -136,6 +142,16 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     };
     if events & (ABORTED | GONE) != 0 {
         io.reset();
+        return;
+    }
+    if events & REMOVED != 0 && tunnel.is_removed() {
+        // What is queued still goes out, in both directions.
+        tunnel.peer.post(CLOSING);
+        io.release();
+        return;
+    }
+    if events & CLOSING != 0 {
+        io.release();
         return;
     }
     if events & PEER_FIN != 0 {

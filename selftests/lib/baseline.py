@@ -58,7 +58,8 @@ class Baseline:
         try:
             ktap.until(back, limit, "TCP counts back at their base")
         except AssertionError as trouble:
-            raise AssertionError(f"{trouble}: before {self.tcp}, now {tcp()}") from None
+            own = sum("socket:" in os.readlink(fd.path) for fd in os.scandir("/proc/self/fd") if os.path.islink(fd.path))
+            raise AssertionError(f"{trouble}: before {self.tcp}, now {tcp()}; this process has {own} sockets") from None
 
     def check_slab(self, per_cache):
         """Fails if a socket cache holds more than `per_cache` objects above its base."""
