@@ -101,8 +101,11 @@ in_cargo() {
     if command -v cargo >/dev/null; then
         (cd "$TOP/rust" && cargo "$@")
     else
+        # The registry is reached over TLS: what this machine trusts is trusted in there.
+        local trusted=/etc/ssl/certs/ca-certificates.crt
+        [ -e $trusted ] || trusted=
         mkdir -p "$CACHE/cargo"
-        (cd "$TOP/rust" && inside env CARGO_HOME="$CACHE/cargo" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$TOP/build/cargo}" cargo "$@")
+        (cd "$TOP/rust" && BIND=$trusted inside env CARGO_HOME="$CACHE/cargo" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$TOP/build/cargo}" cargo "$@")
     fi
 }
 

@@ -7,13 +7,17 @@
 need_host() {
     [ -z "${KERNEL_TARBALL:-}" ] || [ -r "$KERNEL_TARBALL" ] || die "KERNEL_TARBALL: cannot read $KERNEL_TARBALL"
     [ "$(id -u)" = 0 ] || die "this must run as root (it makes Debian trees and enters them)"
-    local missing=() tool
-    for tool in mmdebstrap unshare flock sha256sum; do command -v "$tool" >/dev/null || missing+=("$tool"); done
-    [ ${#missing[@]} -eq 0 ] && return
+    local missing=() packages=() tool
+    for tool in mmdebstrap:mmdebstrap unshare:util-linux setpriv:util-linux flock:util-linux xz:xz-utils gzip:gzip; do
+        command -v "${tool%:*}" >/dev/null || { missing+=("${tool%:*}"); packages+=("${tool#*:}"); }
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null || die "missing: ${missing[*]}" "Squall's build runs on Debian 12 and 13"
-    say "installing mmdebstrap (missing: ${missing[*]})"
-    { apt-get update -qq && apt-get install -qq -y --no-install-recommends mmdebstrap util-linux coreutils; } >/dev/null ||
-        die "could not install mmdebstrap by apt" "install it by hand and run this again"
+    say "installing by apt what this machine lacks: ${packages[*]}"
+    mkdir -p "$CACHE/log"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}"; } \
+        >"$CACHE/log/host.log" 2>&1 ||
+        die "could not install ${packages[*]}" "the whole log: $CACHE/log/host.log" "install them by hand and run this again"
 }
 
 # ensure STEP: builds STEP and what it rests on, unless complete.
