@@ -100,6 +100,11 @@ fn count_context() {
     });
 }
 
+/// Serves what was posted to on this CPU.
+///
+/// # Safety
+///
+/// Called for the per-CPU work.
 unsafe extern "C" fn serve_cpu<S: Session>(work: *mut bindings::work_struct) {
     stats::inc(Counter::Passes);
     // SAFETY: Called for the per-CPU work, which is not concurrent with itself.

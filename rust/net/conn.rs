@@ -487,6 +487,11 @@ impl<S: Session> Conn<S> {
 
     /// Posts events to every connection. Process context: takes as long as there are connections.
     pub(crate) fn post_all(events: Events) {
+        /// Posts to one connection.
+        ///
+        /// # Safety
+        ///
+        /// `entry` is on the list of connections, whose lock is held.
         unsafe extern "C" fn post<S: Session>(entry: *mut bindings::list_head, events: u32) {
             // SAFETY: What is on the list is the field of a connection that is not gone yet, and so
             // is referred to by its socket.

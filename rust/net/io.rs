@@ -63,8 +63,7 @@ impl<S: Session> Io<'_, S> {
         if spliced.stop == Stop::NoMemory {
             // Nobody will call when there is memory again.
             self.control.retry_rx = true;
-            self.conn
-                .arm(self.control, Moment::now().after_ticks(2));
+            self.conn.arm(self.control, Moment::now().after_ticks(2));
         }
         spliced
     }

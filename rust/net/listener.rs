@@ -135,6 +135,10 @@ impl<S: Session> Listener<S> {
 
     /// TCP calls this for the listener, and for children that are not accepted yet, which have
     /// inherited it.
+    ///
+    /// # Safety
+    ///
+    /// Called by TCP, with a listener or with a child of one.
     unsafe extern "C" fn data_ready_callback(sk: *mut bindings::sock) {
         // SAFETY: TCP calls, in softirq and so under RCU. Children have no user data.
         unsafe {
@@ -148,6 +152,11 @@ impl<S: Session> Listener<S> {
         }
     }
 
+    /// Accepts what waits.
+    ///
+    /// # Safety
+    ///
+    /// Called for the work of an [`Acceptor`].
     unsafe extern "C" fn accept_work(work: *mut bindings::work_struct) {
         super::count_context();
         // SAFETY: `work` is the first field of the `repr(C)` struct, which outlives the work.

@@ -67,7 +67,7 @@ unsafe impl Backend for BhBackend {
     }
 
     #[inline]
-    unsafe fn unlock(ptr: *mut Self::State, _: &()) {
+    unsafe fn unlock(ptr: *mut Self::State, (): &()) {
         // SAFETY: The caller owns the lock.
         unsafe { bindings::squall_spin_unlock_bh(ptr) }
     }

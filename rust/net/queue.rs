@@ -277,10 +277,7 @@ impl OutQueue {
 
     /// Drops everything behind the first `len` bytes.
     pub(super) fn truncate(&mut self, len: usize) {
-        stats::sub(
-            Counter::QueuedBytes,
-            self.bytes.saturating_sub(len) as u64,
-        );
+        stats::sub(Counter::QueuedBytes, self.bytes.saturating_sub(len) as u64);
         while self.bytes > len {
             let excess = self.bytes - len;
             let Some(Some(last)) = self.chunks.as_mut_slice().last_mut() else {

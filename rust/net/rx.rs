@@ -73,6 +73,11 @@ trait Reader {
 
 /// Runs `reader` over the receive queue; acknowledges what it took.
 fn read<R: Reader>(sk: NonNull<bindings::sock>, reader: &mut R) {
+    /// Hands bytes to the reader.
+    ///
+    /// # Safety
+    ///
+    /// Called by `tcp_read_sock()` with the descriptor made below.
     unsafe extern "C" fn actor<R: Reader>(
         desc: *mut bindings::read_descriptor_t,
         skb: *mut bindings::sk_buff,

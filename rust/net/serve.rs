@@ -304,6 +304,11 @@ impl<S: Session> Conn<S> {
         unsafe { bindings::squall_sk_user_data(sk).cast::<Self>().as_ref() }
     }
 
+    /// There are bytes, or the end of them: reads at once.
+    ///
+    /// # Safety
+    ///
+    /// Called by TCP for a socket with the callbacks of this file.
     pub(super) unsafe extern "C" fn data_ready_callback(sk: *mut bindings::sock) {
         // SAFETY: TCP calls.
         let Some(conn) = (unsafe { Self::of(sk) }) else {
@@ -331,6 +336,11 @@ impl<S: Session> Conn<S> {
         }
     }
 
+    /// There may be room to send.
+    ///
+    /// # Safety
+    ///
+    /// Called by TCP for a socket with the callbacks of this file.
     pub(super) unsafe extern "C" fn write_space_callback(sk: *mut bindings::sock) {
         // SAFETY: TCP calls.
         if let Some(conn) = unsafe { Self::of(sk) } {
@@ -341,6 +351,11 @@ impl<S: Session> Conn<S> {
         }
     }
 
+    /// The state or the error has changed.
+    ///
+    /// # Safety
+    ///
+    /// Called by TCP for a socket with the callbacks of this file.
     pub(super) unsafe extern "C" fn state_callback(sk: *mut bindings::sock) {
         // SAFETY: TCP calls.
         if let Some(conn) = unsafe { Self::of(sk) } {
@@ -348,6 +363,11 @@ impl<S: Session> Conn<S> {
         }
     }
 
+    /// The timer has fired.
+    ///
+    /// # Safety
+    ///
+    /// Called for the timer of a connection.
     pub(super) unsafe extern "C" fn timer_callback(timer: *mut bindings::timer_list) {
         let field: *mut Opaque<bindings::timer_list> = timer.cast();
         // SAFETY: The timer is the field of a connection, and came with a reference to it.

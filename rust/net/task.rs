@@ -133,6 +133,11 @@ impl<T: Run> Task<T> {
         }
     }
 
+    /// Runs the task.
+    ///
+    /// # Safety
+    ///
+    /// Called for the work of a task.
     unsafe extern "C" fn work_callback(work: *mut bindings::work_struct) {
         // SAFETY: `work` is the first field of the `repr(C)` struct, and came with a reference.
         let task = unsafe { ARef::from_raw(NonNull::new_unchecked(work.cast::<Self>())) };
@@ -140,6 +145,11 @@ impl<T: Run> Task<T> {
         T::run(&task);
     }
 
+    /// Has the task run.
+    ///
+    /// # Safety
+    ///
+    /// Called for the timer of a task.
     unsafe extern "C" fn timer_callback(timer: *mut bindings::timer_list) {
         let field: *mut Opaque<bindings::timer_list> = timer.cast();
         // SAFETY: The timer is the field of a task, and came with a reference to it.

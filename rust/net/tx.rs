@@ -59,7 +59,12 @@ pub(super) fn flush<S: Session>(conn: &Conn<S>, fin_sent: bool) -> Result<Flushe
             break;
         }
         let mut msg = bindings::msghdr {
-            msg_flags: bindings::SQUALL_SEND_FLAGS | if filled.more { bindings::SQUALL_MSG_MORE } else { 0 },
+            msg_flags: bindings::SQUALL_SEND_FLAGS
+                | if filled.more {
+                    bindings::SQUALL_MSG_MORE
+                } else {
+                    0
+                },
             ..Default::default()
         };
         // SAFETY: The iterator lives as long as `pieces`, which describe pages that the queue keeps

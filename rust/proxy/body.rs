@@ -157,9 +157,7 @@ impl Body {
         if self.chunk_left > 0 {
             return Ok(());
         }
-        send(to, |queue| {
-            proto::span::Sink::put(queue, encode::CHUNK_END)
-        })
+        send(to, |queue| proto::span::Sink::put(queue, encode::CHUNK_END))
     }
 
     fn trailers(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {

@@ -82,7 +82,10 @@ pub(crate) fn register() -> impl PinInit<configfs::Subsystem<Root>, Error> {
 }
 
 /// Writes an attribute's text into its page; returns the length.
-fn show(page: &mut [u8; PAGE_SIZE], write: impl FnOnce(&mut Formatter<'_>) -> fmt::Result) -> Result<usize> {
+fn show(
+    page: &mut [u8; PAGE_SIZE],
+    write: impl FnOnce(&mut Formatter<'_>) -> fmt::Result,
+) -> Result<usize> {
     let mut text = Formatter::new(page);
     write(&mut text).map_err(|_| ENOSPC)?;
     Ok(text.bytes_written())
@@ -104,7 +107,7 @@ fn refuse(dir: &CStr, attribute: &str, value: &[u8], why: fmt::Arguments<'_>, er
 }
 
 fn name(name: &CStr) -> Result<CString> {
-    Ok(CString::try_from_fmt(fmt!("{}", name))?)
+    CString::try_from_fmt(fmt!("{}", name))
 }
 
 #[vtable]
@@ -133,9 +136,9 @@ impl AttributeOperations<0> for Root {
 
     fn show(_: &Root, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
         show(page, |text| {
-            Counter::ALL
-                .iter()
-                .try_for_each(|&counter| writeln!(text, "{} {}", counter.name(), stats::sum(counter)))
+            Counter::ALL.iter().try_for_each(|&counter| {
+                writeln!(text, "{} {}", counter.name(), stats::sum(counter))
+            })
         })
     }
 }
@@ -223,7 +226,10 @@ impl AttributeOperations<0> for ListenerDir {
     fn store(dir: &ListenerDir, page: &[u8]) -> Result {
         let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "address", page, why, err);
         let addr = SocketAddr::parse(page).map_err(|err| {
-            refuse(format_args!("not of the form a.b.c.d:port or [v6]:port"), err)
+            refuse(
+                format_args!("not of the form a.b.c.d:port or [v6]:port"),
+                err,
+            )
         })?;
         let mut state = dir.state.lock();
         if state.listener.is_some() {
@@ -372,7 +378,9 @@ impl ServerState {
     /// Replaces the pool, or takes it away.
     fn set_pool(&mut self, pool: Option<ARef<Pool>>) -> Result {
         if let Some(pool) = &pool {
-            self.route.add(pool.clone()).inspect_err(|_| pool::stop(pool))?;
+            self.route
+                .add(pool.clone())
+                .inspect_err(|_| pool::stop(pool))?;
         }
         if let Some(old) = core::mem::replace(&mut self.pool, pool) {
             self.route.remove(&old);
@@ -404,7 +412,10 @@ impl AttributeOperations<0> for ServerDir {
     fn store(dir: &ServerDir, page: &[u8]) -> Result {
         let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "address", page, why, err);
         let addr = SocketAddr::parse(page).map_err(|err| {
-            refuse(format_args!("not of the form a.b.c.d:port or [v6]:port"), err)
+            refuse(
+                format_args!("not of the form a.b.c.d:port or [v6]:port"),
+                err,
+            )
         })?;
         let mut state = dir.state.lock();
         let pool = pool::start(addr, state.connections)?;

@@ -178,7 +178,11 @@ impl Shared {
 
     /// Returns how many attempts are to be started now.
     fn wanted(&self) -> u32 {
-        if self.stopped || self.not_before.is_some_and(|at| Moment::now().is_before(at)) {
+        if self.stopped
+            || self
+                .not_before
+                .is_some_and(|at| Moment::now().is_before(at))
+        {
             return 0;
         }
         let missing = self.target.saturating_sub(self.owned);
@@ -189,7 +193,9 @@ impl Shared {
 
     /// Notes a failed attempt; returns the milliseconds to wait.
     fn back_off(&mut self) -> u32 {
-        let pending = self.not_before.is_some_and(|at| Moment::now().is_before(at));
+        let pending = self
+            .not_before
+            .is_some_and(|at| Moment::now().is_before(at));
         if pending {
             // Attempts that were under way together count as one.
             return self.backoff;
@@ -376,11 +382,7 @@ pub(crate) fn connect_failed(pool: &ARef<Pool>, answer: Events) {
 }
 
 /// Backs off, and refuses those who wait if there is no connection to wait for.
-fn failed(
-    pool: &ARef<Pool>,
-    mut shared: crate::net::lock::BhGuard<'_, Shared>,
-    answer: Events,
-) {
+fn failed(pool: &ARef<Pool>, mut shared: crate::net::lock::BhGuard<'_, Shared>, answer: Events) {
     let wait = shared.back_off();
     let mut refused = KVec::new();
     if shared.is_down() {

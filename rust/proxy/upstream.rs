@@ -155,11 +155,8 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         if self.verdict != 0 {
-            self.client.post(if self.started {
-                ABORTED
-            } else {
-                self.verdict
-            });
+            self.client
+                .post(if self.started { ABORTED } else { self.verdict });
         }
     }
 }
