@@ -34,6 +34,16 @@ impl Moment {
         (self.0.wrapping_sub(other.0) as isize) < 0
     }
 
+    /// Returns the milliseconds from this point to `other`, rounded up; 0 if that is not later.
+    pub(crate) fn ms_until(self, other: Moment) -> u32 {
+        if !self.is_before(other) {
+            return 0;
+        }
+        let ticks = other.0.wrapping_sub(self.0) as u64;
+        let ms = ticks.saturating_mul(1000).div_ceil(u64::from(bindings::SQUALL_HZ));
+        u32::try_from(ms).unwrap_or(u32::MAX)
+    }
+
     /// Returns the value for `mod_timer()`.
     pub(super) const fn jiffies(self) -> usize {
         self.0

@@ -176,13 +176,17 @@ impl Shared {
         }
     }
 
+    /// Returns the milliseconds before which no attempt is to be made.
+    fn backoff_left(&self) -> u32 {
+        match self.not_before {
+            Some(at) if !self.stopped => Moment::now().ms_until(at),
+            _ => 0,
+        }
+    }
+
     /// Returns how many attempts are to be started now.
     fn wanted(&self) -> u32 {
-        if self.stopped
-            || self
-                .not_before
-                .is_some_and(|at| Moment::now().is_before(at))
-        {
+        if self.stopped || self.backoff_left() > 0 {
             return 0;
         }
         let missing = self.target.saturating_sub(self.owned);
@@ -193,10 +197,7 @@ impl Shared {
 
     /// Notes a failed attempt; returns the milliseconds to wait.
     fn back_off(&mut self) -> u32 {
-        let pending = self
-            .not_before
-            .is_some_and(|at| Moment::now().is_before(at));
-        if pending {
+        if self.backoff_left() > 0 {
             // Attempts that were under way together count as one.
             return self.backoff;
         }
@@ -456,6 +457,12 @@ impl Run for Server {
                 continue;
             }
             if shared.wanted() == 0 {
+                // Whoever asked for this run may have put off the one that ends a backoff.
+                let wait = shared.backoff_left();
+                drop(shared);
+                if wait > 0 {
+                    pool.kick_after(wait);
+                }
                 return;
             }
             shared.connecting = shared.connecting.saturating_add(1);
