@@ -297,3 +297,59 @@ impl<S: Source + ?Sized> Iterator for Parts<'_, S> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds a name in two pieces.
+    fn recognise(name: &[u8], cut: usize) -> KnownField {
+        let (first, second) = name.split_at_checked(cut).unwrap_or((name, b""));
+        let mut matcher = NameMatcher::new();
+        matcher.feed(first);
+        matcher.feed(second);
+        matcher.finish()
+    }
+
+    #[test]
+    fn known_names_are_sorted_and_in_lower_case() {
+        assert!(KNOWN.is_sorted_by(|(a, _), (b, _)| a < b));
+        assert!(KNOWN
+            .iter()
+            .all(|(name, _)| name.is_ascii() && !name.iter().any(u8::is_ascii_uppercase)));
+    }
+
+    #[test]
+    fn known_names_are_recognised_in_any_case_at_any_split() {
+        for (name, known) in KNOWN {
+            let mut upper = [0u8; 32];
+            for (to, from) in upper.iter_mut().zip(*name) {
+                *to = from.to_ascii_uppercase();
+            }
+            let upper = upper.get(..name.len()).unwrap_or(&[]);
+            for cut in 0..=name.len() {
+                assert_eq!(recognise(name, cut), *known);
+                assert_eq!(recognise(upper, cut), *known);
+            }
+        }
+    }
+
+    #[test]
+    fn other_names_are_not_recognised() {
+        for (name, _) in KNOWN {
+            let mut other = [b'x'; 32];
+            for (to, from) in other.iter_mut().zip(*name) {
+                *to = *from;
+            }
+            for len in [name.len().saturating_sub(1), name.len().saturating_add(1)] {
+                let other = other.get(..len).unwrap_or(&[]);
+                for cut in 0..=len {
+                    assert_eq!(recognise(other, cut), KnownField::Other);
+                }
+            }
+        }
+        let long = [b'a'; 600];
+        assert_eq!(recognise(&long, 300), KnownField::Other);
+        assert_eq!(recognise(b"", 0), KnownField::Other);
+    }
+}

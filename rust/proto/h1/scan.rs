@@ -60,3 +60,38 @@ pub(super) fn trim_end(bytes: &[u8]) -> &[u8] {
         .map_or(0, |last| last.saturating_add(1));
     bytes.get(..end).unwrap_or(&[])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::field::VALUE;
+
+    #[test]
+    fn a_value_ends_at_the_same_byte_eight_at_a_time_and_one_by_one() {
+        let mut bytes = [b'a'; 40];
+        for place in 0..bytes.len() {
+            for byte in 0..=u8::MAX {
+                for before in [b'a', b'\t', 0x80, 0xff, b' '] {
+                    bytes.fill(before);
+                    for (at, to) in bytes.iter_mut().enumerate() {
+                        if at == place {
+                            *to = byte;
+                        }
+                    }
+                    for start in 0..9 {
+                        let bytes = bytes.get(start..).unwrap_or(&[]);
+                        assert_eq!(value_run(bytes), run(bytes, VALUE));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_spaces_and_tabs_are_trimmed() {
+        assert_eq!(trim_end(b"a b\t \t"), b"a b");
+        assert_eq!(trim_end(b" \t"), b"");
+        assert_eq!(trim_end(b""), b"");
+        assert_eq!(trim_end(b"a\xa0"), b"a\xa0");
+    }
+}
