@@ -230,7 +230,7 @@ def tiny_segments_pin_little():
             client.sock.settimeout(1)
             sent = 0
             try:
-                while sent < ktap.scaled(200_000, 20_000):
+                while sent < ktap.scaled(200_000, 8_000):
                     sent += client.sock.send(b"x")
             except socket.timeout:
                 pass
