@@ -127,7 +127,7 @@ pub fn check(
         let mut out = vector.expected_out();
         let mut log = vector.expected_events();
         let ran = replay(vector, memory, arrival, sha1_base64, &mut out, &mut log);
-        if ran.is_none() || !out.is_complete() || !log.is_complete() {
+        if ran.is_none() || !out.complete() || !log.complete() {
             return Err(arrival);
         }
     }

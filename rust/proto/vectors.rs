@@ -235,7 +235,7 @@ impl<I: Iterator<Item = u8>> Compare<I> {
     }
 
     /// Says whether exactly the expected bytes came.
-    pub fn is_complete(mut self) -> bool {
+    pub fn complete(mut self) -> bool {
         self.same && self.expected.next().is_none()
     }
 }

@@ -365,7 +365,8 @@ impl HeadParser {
         if self.state == State::Value {
             let rest = window.get(at..).unwrap_or(&[]);
             let run = scan::value_run(rest);
-            let text = scan::trim_end(rest.get(..run).unwrap_or(&[]));
+            // Of white space, a run of value bytes has spaces and tabs only.
+            let text = rest.get(..run).unwrap_or(&[]).trim_ascii_end();
             if !text.is_empty() {
                 self.value_end = self.place(at.saturating_add(text.len()));
             }

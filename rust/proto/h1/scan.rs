@@ -51,16 +51,6 @@ fn first_control(word: u64) -> usize {
     (marks.trailing_zeros() >> 3) as usize
 }
 
-/// Returns `bytes` without the spaces and tabs at their end.
-#[inline]
-pub(super) fn trim_end(bytes: &[u8]) -> &[u8] {
-    let end = bytes
-        .iter()
-        .rposition(|&byte| byte != b' ' && byte != b'\t')
-        .map_or(0, |last| last.saturating_add(1));
-    bytes.get(..end).unwrap_or(&[])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,13 +75,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn only_spaces_and_tabs_are_trimmed() {
-        assert_eq!(trim_end(b"a b\t \t"), b"a b");
-        assert_eq!(trim_end(b" \t"), b"");
-        assert_eq!(trim_end(b""), b"");
-        assert_eq!(trim_end(b"a\xa0"), b"a\xa0");
     }
 }
