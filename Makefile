@@ -13,6 +13,7 @@ all: module
 
 module:
 ifneq ($(KDIR),)
+	@mkdir -p build/native
 	+$(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/native modules
 else
 	+@tools/env module stock
