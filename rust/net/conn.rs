@@ -138,6 +138,8 @@ pub(super) struct Control<S: Session> {
     pub(super) released: bool,
     pub(super) gone: bool,
     pub(super) retry_rx: bool,
+    /// TCP had no memory: nothing is sent before this.
+    pub(super) tx_not_before: Option<Moment>,
 }
 
 pub(super) struct Locked<S: Session> {
@@ -257,6 +259,7 @@ impl<S: Session> Conn<S> {
                     released: false,
                     gone: false,
                     retry_rx: false,
+                    tx_not_before: None,
                 },
             }));
             pin_init::raw_init(addr_of_mut!((*place).inbox), inbox);

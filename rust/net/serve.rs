@@ -224,13 +224,23 @@ impl<S: Session> Conn<S> {
 
     /// Sends from the queue, and the FIN behind it.
     fn flush(&self, control: &mut Control<S>) {
+        if let Some(at) = control.tx_not_before {
+            if Moment::now().is_before(at) {
+                // TCP has called `write_space` from inside the attempt that failed.
+                self.arm(control, at);
+                return;
+            }
+            control.tx_not_before = None;
+        }
         match tx::flush(self, control.fin == Fin::Sent) {
             Ok(tx::Flushed { sent, retry }) => {
                 if sent > 0 {
                     control.activity = Moment::now();
                 }
                 if retry {
-                    self.arm(control, Moment::now().after_ticks(2));
+                    let at = Moment::now().after_ticks(2);
+                    control.tx_not_before = Some(at);
+                    self.arm(control, at);
                 }
             }
             Err(error) => {

@@ -40,7 +40,9 @@ impl Moment {
             return 0;
         }
         let ticks = other.0.wrapping_sub(self.0) as u64;
-        let ms = ticks.saturating_mul(1000).div_ceil(u64::from(bindings::SQUALL_HZ));
+        let ms = ticks
+            .saturating_mul(1000)
+            .div_ceil(u64::from(bindings::SQUALL_HZ));
         u32::try_from(ms).unwrap_or(u32::MAX)
     }
 
