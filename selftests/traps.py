@@ -36,9 +36,9 @@ def retransmitted_after_close():
         peer.read_head()
         peer.send(b"HTTP/1.1 200 OK\r\n\r\n" + BODY[:100_000])
 
-    with netns.Namespace("near", 1) as near, near.impaired("loss 20% delay 2ms"):
+    with netns.Namespace("near", 1) as near, near.impaired("loss 20% delay 2ms", both=False):
         with wire.RawServer(serve) as server, squall.Listener(server, host=near.gateway) as web:
-            for _ in range(ktap.scaled(8, 3)):
+            for _ in range(ktap.scaled(6, 3)):
                 with web.connect(namespace=near, timeout=60) as client:
                     client.send(wire.request(fields=["Connection: close"]))
                     equal(len(client.read_response()[1]), 100_000, "length of a body that ends with FIN")
@@ -53,7 +53,7 @@ def retransmitted_upstream():
         got.append(len(peer.read_rest()))
         done.set()
 
-    with netns.Namespace("far", 2) as far, far.impaired("loss 20% delay 2ms"):
+    with netns.Namespace("far", 2) as far, far.impaired("loss 20% delay 2ms", both=False):
         with ws.tunnel_server(serve, host=far.address, namespace=far) as server, squall.Listener(server) as web:
             for _ in range(ktap.scaled(5, 2)):
                 done.clear()

@@ -58,6 +58,8 @@ class Namespace:
         return self
 
     def __exit__(self, *_):
+        # What is still closing would retransmit for minutes over a link that is gone, and look like a leak.
+        subprocess.run([*self.prefix, "ss", "-K"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # The link would otherwise live on until the last socket of the namespace is gone.
         subprocess.run(f"ip link del {self.name}", shell=True, stderr=subprocess.DEVNULL)
         subprocess.run(f"ip netns del {self.name}", shell=True, stderr=subprocess.DEVNULL)

@@ -1,0 +1,379 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Failed allocations: while the kernel refuses a share of the module's, or all of them, nobody hangs, nothing that is
+delivered as complete is wrong, and everything works again afterwards.
+
+Needs a kernel with fault injection. Only allocations below a function of the module fail, TCP's on its behalf included.
+"""
+
+import contextlib
+import glob
+import hashlib
+import os
+import random
+import socket
+import subprocess
+import threading
+import time
+
+from lib import baseline, ktap, session, squall, wire, ws
+from lib.ktap import case, check, equal, until
+
+DEBUG = "/sys/kernel/debug"
+FAILSLAB, FAIL_PAGES = f"{DEBUG}/failslab", f"{DEBUG}/fail_page_alloc"
+# What the checks of the debug kernel keep their own records in: refused, they switch themselves off.
+CHECKERS = ("kmemleak_object", "kmemleak_scan_area", "debug_objects_cache", "kmem_cache", "kmem_cache_node")
+# The slab allocator's own words about a page that it did not get.
+LOG = r"SLUB: Unable to allocate memory|^\s+cache: |^\s+node \d+: slabs"
+CONTENT = random.Random(1).randbytes(1 << 20)
+# No client waits longer for an answer or the end of its connection, seconds.
+BOUND = 90
+TIMEOUTS = {
+    "queue_timeout_ms": 4000, "response_timeout_ms": 20000, "connect_timeout_ms": 4000, "linger_timeout_ms": 4000,
+    "send_timeout_ms": 20000, "backoff_max_ms": 500,
+}
+
+
+def text_range():
+    """Addresses of the module's code: (first, end)."""
+    with open("/sys/module/squall/sections/.text", encoding="ascii") as file:
+        start = int(file.read(), 16)
+    with open("/proc/modules", encoding="ascii") as file:
+        size = next(int(line.split()[1]) for line in file if line.startswith("squall "))
+    return start, start + size
+
+
+def choose_caches():
+    """Lets every slab cache fail but those of the kernel's own checks."""
+    for path in glob.glob("/sys/kernel/slab/*/failslab"):
+        name = path.split("/")[-2]
+        with contextlib.suppress(OSError):  # one that is merged with others cannot be chosen
+            squall.write(path, 0 if name in CHECKERS else 1)
+
+
+@contextlib.contextmanager
+def failing(percent):
+    """While entered, `percent` of the allocations that the module causes in softirq fail."""
+    start, end = text_range()
+    choose_caches()
+    settings = {
+        "verbose": 0, "interval": 1, "times": -1, "space": 0, "task-filter": "N", "ignore-gfp-wait": "Y",
+        "ignore-gfp-highmem": "Y", "min-order": 0, "cache-filter": "Y", "stacktrace-depth": 32,
+        "reject-start": 0, "reject-end": 0, "require-start": start, "require-end": end, "probability": percent,
+    }
+    folders = [folder for folder in (FAILSLAB, FAIL_PAGES) if os.path.isdir(folder)]
+    try:
+        for folder in folders:
+            for name, value in settings.items():
+                if os.path.exists(f"{folder}/{name}"):
+                    squall.write(f"{folder}/{name}", value)
+        yield
+    finally:
+        for folder in folders:
+            squall.write(f"{folder}/probability", 0)
+
+
+def watchful(peer):
+    """A reset for which there was no memory is heard with the next probe: hosts that care send some."""
+    for option, value in ((socket.TCP_KEEPIDLE, 4), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 5)):
+        peer.sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    peer.sock.settimeout(BOUND)
+
+
+def digest(data):
+    """MD5 in hex."""
+    return hashlib.md5(data).hexdigest()
+
+
+class Application:
+    """The server behind the module, which knows by itself what a request must look like; every sixth response closes."""
+
+    def __init__(self):
+        self.wrong = []
+        self.answered = 0
+        self.server = wire.RawServer(self.serve, backlog=512)
+
+    def serve(self, peer, _number):
+        watchful(peer)
+        while True:
+            head = peer.read_head()
+            if head.get("Upgrade"):
+                peer.send(ws.switching(head))
+                self.tunnel(peer)
+                return
+            body = peer.read_body(head)
+            if digest(body) != head.get("X-Digest", digest(b"")):
+                self.wrong.append(f"the server got {len(body)} bytes for {head.start!r}, and wrong ones")
+            self.answered += 1
+            target = head.start.split(" ")[1]
+            if target.startswith("/until-close/"):
+                peer.send(b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT[: int(target.split("/")[2])])
+                return
+            if target.startswith("/echo"):
+                content = body
+            else:
+                content = CONTENT[: int(target[1:])]
+            if target.endswith("chunked"):
+                parts = [content[at : at + 1500] for at in range(0, len(content), 1500)]
+                coded = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+                peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + coded)
+            else:
+                peer.send(wire.response(content))
+            if self.answered % 6 == 0:
+                return
+
+    def tunnel(self, peer):
+        """Returns every byte; at the client's FIN, which comes behind all, says what came."""
+        total, md5 = 0, hashlib.md5()
+        while True:
+            data, peer.buffer = peer.buffer or peer.sock.recv(1 << 16), b""
+            if not data:
+                peer.send(b"%010d %s" % (total, md5.hexdigest().encode()))
+                return
+            total += len(data)
+            md5.update(data)
+            peer.send(data)
+
+
+class Ended(Exception):
+    """The exchange came to nothing, in a way that is right when memory is short."""
+
+
+def final(client, wanted, method="GET"):
+    """Reads the response; what is delivered as a whole must be `wanted`."""
+    head, body = client.read_response(method)
+    if head.status in (502, 503, 504):
+        raise Ended
+    equal(head.status, 200, "status")
+    equal(body == wanted, True, f"body of {len(wanted)} bytes, of which {len(body)} came")
+
+
+def gets(client, rng):
+    for _ in range(4):
+        size = rng.choice((0, 10, 3000, 40_000))
+        client.send(wire.request(f"/{size}"))
+        final(client, CONTENT[:size])
+
+
+def pipelined(client, rng):
+    sizes = [rng.randrange(5000) for _ in range(4)]
+    client.send(b"".join(wire.request(f"/{size}") for size in sizes))
+    for size in sizes:
+        final(client, CONTENT[:size])
+
+
+def posts(client, rng):
+    for answer in ("", "-chunked"):
+        body = rng.randbytes(rng.choice((1, 2000, 60_000)))
+        client.send(wire.request("/echo" + answer, "POST", [f"X-Digest: {digest(body)}"], body))
+        final(client, body)
+
+
+def chunked(client, rng):
+    body = rng.randbytes(20_000)
+    fields = [f"X-Digest: {digest(body)}", "Transfer-Encoding: chunked"]
+    client.send(wire.request("/echo-chunked", "POST", fields))
+    for at in range(0, len(body), 4000):
+        client.send(b"fa0\r\n" + body[at : at + 4000] + b"\r\n")
+    client.send(b"0\r\n\r\n")
+    final(client, body)
+
+
+def until_close(client, rng):
+    # Nothing but the FIN says that this is all.
+    size = rng.randrange(1000, 50_000)
+    client.send(wire.request(f"/until-close/{size}"))
+    final(client, CONTENT[:size])
+
+
+def tunnels(client, rng):
+    client.send(ws.offer())
+    if client.read_head().status != 101:
+        raise Ended
+    sent, md5 = 0, hashlib.md5()
+    for _ in range(8):
+        data = rng.randbytes(rng.choice((1, 125, 2000, 20_000)))
+        client.send(data)
+        equal(client.read(len(data)) == data, True, "echo")
+        sent += len(data)
+        md5.update(data)
+    client.finish_sending()
+    equal(client.read_rest(), b"%010d %s" % (sent, md5.hexdigest().encode()), "what came to the server and back")
+
+
+def accepts(client, rng):
+    if rng.random() < 0.5:
+        client.send(b"GET / HTT")
+
+
+KINDS = (gets, pipelined, posts, chunked, until_close, tunnels, tunnels, accepts)
+
+
+class Traffic:
+    """Clients of every kind, one thread each, that begin anew until stopped."""
+
+    def __init__(self, web):
+        self.web = web
+        self.stop = threading.Event()
+        self.good, self.ended, self.wrong = {}, {}, []
+        self.threads = [
+            threading.Thread(target=self.run, args=(kind, seed), daemon=True) for seed, kind in enumerate(KINDS)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, kind, seed):
+        rng = random.Random(seed)
+        while not self.stop.is_set():
+            start = time.monotonic()
+            try:
+                client = self.web.connect()
+            except OSError as error:
+                self.wrong.append(f"{kind.__name__}: connect: {error!r}")
+                return
+            watchful(client)
+            try:
+                kind(client, rng)
+                self.good[kind.__name__] = self.good.get(kind.__name__, 0) + 1
+                client.close()
+            except socket.timeout:
+                ours = client.sock.getsockname()[1]
+                self.wrong.append(f"{kind.__name__}: waited {time.monotonic() - start:.0f} s, port {ours}: {sockets(ours)}")
+                client.reset()
+            except (Ended, wire.Closed, ConnectionError):
+                # With a reset: a FIN would say that what was sent is all.
+                self.ended[kind.__name__] = self.ended.get(kind.__name__, 0) + 1
+                client.reset()
+                time.sleep(0.01)
+            except Exception as error:  # told to the case's own thread
+                self.wrong.append(f"{kind.__name__}: {error!r}")
+                client.reset()
+
+    def finish(self):
+        """Waits for the exchanges that are under way."""
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(BOUND + 20)
+            check(not thread.is_alive(), f"a client hangs: {self.wrong}")
+        ktap.note(f"came through: {self.good}; did not: {self.ended}")
+        check(not self.wrong, lambda: "\n".join(self.wrong[:8]))
+
+
+def sockets(port):
+    """What the kernel knows of the connections of one port."""
+    command = ["ss", "-tanoi", f"sport = :{port} or dport = :{port}"]
+    return subprocess.run(command, capture_output=True, check=False).stdout.decode(errors="replace")
+
+
+def under(phases):
+    """Traffic while the share of allocations that fail changes: a list of (percent, seconds)."""
+    application = Application()
+    with application.server as server, squall.sysctl(**TIMEOUTS):
+        with squall.Listener(server, connections=3) as web:
+            refused = squall.module_stats()["no_memory"]
+            traffic = Traffic(web)
+            time.sleep(2)
+            for percent, duration in phases:
+                with failing(percent):
+                    before = squall.module_stats()["no_memory"]
+                    time.sleep(duration)
+                    count = squall.module_stats()["no_memory"] - before
+                    ktap.note(f"{percent} % for {duration} s: no_memory {count}; {traffic.good} {traffic.ended}")
+            refused = squall.module_stats()["no_memory"] - refused
+            time.sleep(1)
+            traffic.finish()
+            check(refused > 0, "no_memory did not move: nothing failed")
+            check(not application.wrong, lambda: "\n".join(application.wrong[:8]))
+            works_again(web)
+        ended()
+
+
+def works_again(web):
+    """Every kind of exchange, several times, comes through, and the pool is what it was."""
+    web.wait_ready()
+    for seed, kind in enumerate(KINDS * 2):
+        with web.connect(timeout=10) as client:
+            kind(client, random.Random(100 + seed))
+    until(lambda: web.server_stats()["connected"] == web.connections, 10, "the pool is full again")
+    # Idle clients of before would count.
+    until(lambda: web.stats()["connections"] == 0, 10, f"no connection is left: {web.stats()}")
+    until(lambda: web.stats()["tunnels_open"] == 0, 5, "no tunnel is left")
+    until(lambda: web.server_stats()["tunnels_open"] == 0, 5, "no tunnel is left at the server")
+    until(lambda: squall.module_stats()["queued_bytes"] == 0, 5, "no bytes are queued")
+
+
+def ended():
+    """The listener is removed: every byte that was queued is gone."""
+    until(lambda: squall.module_stats()["queued_bytes"] == 0, 5, "no bytes are queued")
+
+
+@case("a tenth of the allocations fails: nobody hangs, nothing wrong is delivered, all works again", limit=60, log=LOG)
+def a_tenth():
+    under([(10, 25)])
+
+
+@case("half of the allocations fail", limit=60, log=LOG)
+def a_half():
+    under([(50, 15)])
+
+
+@case("no allocation succeeds for a while, several times", limit=60, log=LOG)
+def none():
+    under([(100, 4), (0, 3), (100, 8), (2, 3)])
+
+
+@case("a listener is removed while no allocation succeeds", limit=60, log=LOG)
+def removed():
+    application = Application()
+    with application.server as server, squall.sysctl(**TIMEOUTS):
+        with squall.Listener(server, connections=3) as web:
+            traffic = Traffic(web)
+            time.sleep(2)
+            with failing(100):
+                time.sleep(1)
+                web.__exit__()
+                traffic.stop.set()
+                time.sleep(2)
+        traffic.wrong = [what for what in traffic.wrong if "ConnectionRefused" not in what]
+        traffic.finish()
+        check(not application.wrong, lambda: "\n".join(application.wrong[:8]))
+        ended()
+
+
+@case("the module unloads while no allocation succeeds", limit=60, log=LOG)
+def unloaded():
+    base = baseline.Baseline()
+    application = Application()
+    with application.server as server:
+        with squall.Listener(server, connections=3) as web:
+            traffic = Traffic(web)
+            time.sleep(2)
+            with failing(100):
+                time.sleep(1)
+                traffic.stop.set()
+                squall.unload()
+            traffic.wrong = [what for what in traffic.wrong if "ConnectionRefused" not in what]
+            traffic.finish()
+    base.check()
+    squall.load()
+
+
+@case("kmemleak finds nothing after all this", limit=60)
+def no_leaks():
+    squall.unload()
+    report = baseline.kmemleak()
+    if report is None:
+        raise ktap.Skip("this kernel has no kmemleak")
+    equal(report, "", "kmemleak's report")
+    squall.load()
+
+
+def no_injection():
+    raise ktap.Skip("this kernel cannot fail allocations")
+
+
+if os.path.exists(f"{FAILSLAB}/require-start"):
+    session.main()
+else:
+    ktap.main(no_injection)
