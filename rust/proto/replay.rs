@@ -94,6 +94,8 @@ pub struct Replay<'a> {
     out: &'a mut dyn Sink,
     log: &'a mut dyn fmt::Write,
     sha1_base64: Sha1Base64,
+    /// The connection ends behind the message, for a reason of ours.
+    last: bool,
 }
 
 /// The memory that runs need, owned by the caller because it is too large for a kernel stack.
@@ -164,6 +166,7 @@ pub fn replay(
         out,
         log,
         sha1_base64,
+        last: vector.has("last"),
     };
     let stop = match vector.value("kind")? {
         "request" => run.requests(),
@@ -228,7 +231,11 @@ impl Replay<'_> {
                 ""
             };
             writeln!(self.log, "{expect}{upgrade}")?;
-            encode::request(self.head, &request, &self.src, &FORWARD, self.out)?;
+            let forward = Forward {
+                close: self.last,
+                ..FORWARD
+            };
+            encode::request(self.head, &request, &self.src, &forward, self.out)?;
             self.src.consume(usize::from(self.head.len));
             if request.upgrade.is_some() {
                 return Err(Stop::Rest);
@@ -249,7 +256,7 @@ impl Replay<'_> {
                 let _accepted =
                     awaiting.accept(self.head, &response, &self.src, self.sha1_base64)?;
             }
-            let delivery = Delivery::new(&response, &asked, true);
+            let delivery = Delivery::new(&response, &asked, !self.last);
             let kind = match response.kind {
                 ResponseKind::Interim => "interim",
                 ResponseKind::Switch => "switch",

@@ -14,6 +14,7 @@
 //! | `request` | bytes of the request that a response answers; a plain GET if absent |
 //! | `raw` | the bytes that arrive |
 //! | `close` | `yes`: then the sender closes the connection; of a response of our own: we do |
+//! | `last` | `yes`: the connection to which the message goes ends behind it, for a reason of ours |
 //! | `status`, `head` | status code of a response of our own; `yes`: it answers HEAD |
 //! | `size` | content of a chunk in bytes |
 //! | `event` | one line of what the parser must say |

@@ -267,8 +267,7 @@ fn is_parameter<S: Source + ?Sized>(parameter: Span, src: &S) -> bool {
     is_token(name, src)
         && (len == parameter.len
             || is_token(value, src)
-            || value.len > 2
-                && value.bytes(src).next() == Some(b'"')
+            || value.bytes(src).next() == Some(b'"')
                 && value.bytes(src).last() == Some(b'"')
                 && is_token(quoted, src))
 }

@@ -19,11 +19,17 @@ use squall::proto::head::{
     Head,
     Limits, //
 };
+use squall::proto::request::Request;
+use squall::proto::response::{
+    Asked,
+    Response, //
+};
 use squall::proto::span::{
     Full,
     Sink,
     Source, //
 };
+use squall::proto::ws::AwaitingAccept;
 use squall::replay::{
     replay,
     Memory,
@@ -245,4 +251,33 @@ fn a_forwarded_request_means_what_the_received_one_did() {
         }
     }
     assert!(seen > 1000, "{seen}");
+}
+
+#[test]
+fn only_a_101_accepts_an_offer() {
+    let request: &[u8] =
+        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let answers: [(&[u8], bool); 2] = [
+        (b"HTTP/1.1 101 x\r\n", true),
+        (b"HTTP/1.1 200 x\r\n", false),
+    ];
+    for (line, accepted) in answers {
+        let mut head = Head::new();
+        let done = HeadParser::request().resume(request, &mut head, &Limits::DEFAULT);
+        assert!(matches!(done, Ok(Progress::Done { .. })));
+        let asked = Request::from_head(&head, request).expect("a request");
+        let offer = asked.upgrade.expect("an offer");
+        let awaiting = AwaitingAccept::new(&offer, &head, request).expect("not too large");
+        let fields: &[u8] = b"Upgrade: websocket\r\nConnection: upgrade\r\n\
+            Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        let answer = [line, fields].concat();
+        head.clear();
+        let done = HeadParser::response().resume(&answer[..], &mut head, &Limits::DEFAULT);
+        assert!(matches!(done, Ok(Progress::Done { .. })));
+        let response =
+            Response::from_head(&head, &Asked::from(&asked), &answer[..]).expect("a response");
+        let verdict = awaiting.accept(&head, &response, &answer[..], accept);
+        assert_eq!(verdict.is_ok(), accepted);
+    }
 }

@@ -290,3 +290,23 @@ impl BodyDecoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cannot_add_up_to_2_to_the_63() {
+        const LARGEST: u64 = i64::MAX as u64;
+        let mut decoder = BodyDecoder::new(BodyFraming::Chunked);
+        assert_eq!(
+            decoder.step(b"7fffffffffffffff\r\n"),
+            Ok(Step::Chunk {
+                consumed: 18,
+                size: LARGEST
+            })
+        );
+        decoder.advance(LARGEST);
+        assert_eq!(decoder.step(b"\r\n1\r\n"), Err(Error::BodyTooLarge));
+    }
+}
