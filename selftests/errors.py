@@ -230,6 +230,37 @@ def gone_client():
             equal(len(client.read_response()[1]), 1_000_000, "body afterwards")
 
 
+@case("requests pipelined to a server that is down are answered in order, however many")
+def pipelined_refusals():
+    count = ktap.scaled(2000, 300)
+    with squall.Listener("127.0.0.1:9", wait=False) as web, web.connect() as client:
+        time.sleep(ktap.seconds(0.3))
+        client.send(b"GET / HTTP/1.1\r\nHost:a\r\n\r\n" * count)
+        for number in range(count):
+            equal(client.read_response()[0].status, 502, f"status of request {number}")
+
+
+@case("a client that pipelines requests and reads no response is held back")
+def pipelined_unread():
+    def respond(_head, _body):
+        return b"HTTP/1.1 204 No Content\r\nX: " + b"v" * 8000 + b"\r\n\r\n"
+
+    with wire.RawServer(wire.plain_handler(respond)) as server, squall.Listener(server) as web:
+        with web.connect(rcvbuf=8192) as client:
+            client.sock.settimeout(ktap.seconds(3))
+            sent = 0
+            try:
+                while sent < 8 << 20:
+                    sent += client.sock.send(b"HEAD / HTTP/1.1\r\nHost:a\r\n\r\n" * 100)
+            except TimeoutError:
+                pass
+            queued = squall.read_stats(squall.ROOT)["queued_bytes"]
+            limit = int(squall.read(f"{squall.SYSCTL}/queue_high")) + int(squall.read(f"{squall.SYSCTL}/head_max"))
+            check(sent < 8 << 20, "the client was not held back")
+            check(0 < queued <= limit, f"{queued} bytes are queued for the client, the bound is {limit}")
+            client.reset()
+
+
 @case("a head that is never completed is answered with 408 and closed", limit=60)
 def slow_head():
     with squall.sysctl(head_timeout_ms=1000 * ktap.TIME_FACTOR):

@@ -76,6 +76,8 @@ pub(super) const EV_STATE: Events = 1 << 2;
 pub(super) const EV_TIMER: Events = 1 << 3;
 /// The module is being unloaded.
 pub(super) const EV_ABORT: Events = 1 << 4;
+/// What is posted to a new connection: bytes and even a FIN may have come before the callbacks.
+pub(super) const ACCEPTED: Events = EV_RX | EV_STATE;
 /// The connection is on a run list.
 pub(super) const EV_SCHEDULED: Events = 1 << 31;
 
@@ -129,6 +131,7 @@ pub(super) struct Control<S: Session> {
     pub(super) deadline: Option<Moment>,
     pub(super) armed: Option<Moment>,
     pub(super) activity: Moment,
+    pub(super) sent_at: Moment,
     /// The sequence number up to which the peer had acknowledged when the timer fired last.
     pub(super) acked: u32,
     pub(super) error: i32,
@@ -251,6 +254,7 @@ impl<S: Session> Conn<S> {
                     deadline: None,
                     armed: None,
                     activity: Moment::now(),
+                    sent_at: Moment::now(),
                     acked: 0,
                     error: 0,
                     fin: Fin::Open,
@@ -317,12 +321,16 @@ impl<S: Session> Conn<S> {
 
     /// Takes an accepted socket over, with the caller's reference to it; frees it on failure.
     ///
-    /// Softirq, no lock held.
+    /// Softirq, no lock held. `events` are posted: [`ACCEPTED`] or [`EV_ABORT`].
     ///
     /// # Safety
     ///
     /// `sk` was just taken from an accept queue.
-    pub(super) unsafe fn adopt(sk: NonNull<bindings::sock>, owner: &S::Owner) -> Result {
+    pub(super) unsafe fn adopt(
+        sk: NonNull<bindings::sock>,
+        owner: &S::Owner,
+        events: Events,
+    ) -> Result {
         let (session, hooks) = S::accepted(owner);
         let conn = Self::new(session, hooks, |_| Some(sk));
         // SAFETY: The socket is alive and in nobody's hands but ours and TCP's; we are in softirq
@@ -346,29 +354,11 @@ impl<S: Session> Conn<S> {
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(sk.as_ptr()) };
         match conn {
-            // Bytes and even a FIN may have come before the hooks: look once.
-            Ok(conn) => conn.post(EV_RX | EV_STATE),
+            Ok(conn) => conn.post(events),
             // SAFETY: The reference that came with the socket.
             Err(_) => unsafe { bindings::squall_sock_put(sk.as_ptr()) },
         }
         result
-    }
-
-    /// Ends an accepted socket that nobody will have, with a reset.
-    ///
-    /// Softirq, no lock held.
-    ///
-    /// # Safety
-    ///
-    /// `sk` was just taken from an accept queue; its reference is consumed.
-    pub(super) unsafe fn refuse(sk: NonNull<bindings::sock>) {
-        // SAFETY: As for `adopt()`.
-        unsafe {
-            bindings::squall_bh_lock_sock(sk.as_ptr());
-            Self::dispose(sk);
-            bindings::squall_bh_unlock_sock(sk.as_ptr());
-            bindings::squall_sock_put(sk.as_ptr());
-        }
     }
 
     /// Resets and destroys a socket.

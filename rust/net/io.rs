@@ -86,10 +86,25 @@ impl<S: Session> Io<'_, S> {
     }
 
     /// Queues bytes to be sent on this connection.
+    ///
+    /// Does nothing once the session is over.
     pub(crate) fn send(&mut self, bytes: &mut OutQueue) -> Result<(), NoMemory> {
+        if self.control.released {
+            return Ok(());
+        }
         self.conn.inbox.lock().queue.append_queue(bytes)?;
         self.conn.post(EV_TX);
         Ok(())
+    }
+
+    /// Says whether this connection's own queue is full; if so, `RESUME` is posted when it is not.
+    pub(crate) fn wait_for_room(&mut self) -> bool {
+        let mut inbox = self.conn.inbox.lock();
+        let full = inbox.queue.is_full(sysctl::queue_high() as usize);
+        if full {
+            inbox.waiter = Some(self.conn.into());
+        }
+        full
     }
 
     /// Says whether there is something queued that was not handed to TCP.
@@ -141,6 +156,16 @@ impl<S: Session> Io<'_, S> {
         let when = Moment::now().after_ms(ms);
         self.control.deadline = Some(when);
         self.conn.arm(self.control, when);
+    }
+
+    /// Says whether the session is over.
+    pub(crate) fn is_released(&self) -> bool {
+        self.control.released
+    }
+
+    /// Returns when TCP last took bytes.
+    pub(crate) fn sent_at(&self) -> Moment {
+        self.control.sent_at
     }
 
     /// Says whether a deadline is set.

@@ -11,7 +11,9 @@ use super::{
     bindings,
     conn::{
         Conn,
-        Session, //
+        Session,
+        ACCEPTED,
+        EV_ABORT, //
     },
     stats::{
         self,
@@ -168,14 +170,14 @@ impl<S: Session> Listener<S> {
             let Some(child) = NonNull::new(child) else {
                 return;
             };
-            if super::live() >= i64::from(sysctl::connections_max()) {
+            let events = if super::live() < i64::from(sysctl::connections_max()) {
+                ACCEPTED
+            } else {
                 stats::inc(Counter::RefusedLimit);
-                // SAFETY: Just taken from the accept queue.
-                unsafe { Conn::<S>::refuse(child) };
-                continue;
-            }
+                EV_ABORT
+            };
             // SAFETY: Just taken from the accept queue.
-            match unsafe { Conn::<S>::adopt(child, &acceptor.owner) } {
+            match unsafe { Conn::<S>::adopt(child, &acceptor.owner, events) } {
                 Ok(()) => stats::inc(Counter::Accepted),
                 Err(_) => stats::inc(Counter::NoMemory),
             }

@@ -210,15 +210,20 @@ impl OutQueue {
         }
         // Descriptors already used up are at the front: close the gap instead of growing.
         if self.head >= FIRST_CHUNKS && self.head >= self.chunks.len() / 2 {
-            self.chunks.as_mut_slice().rotate_left(self.head);
-            self.chunks
-                .truncate(self.chunks.len().saturating_sub(self.head));
-            self.head = 0;
+            self.compact();
             return Ok(());
         }
         self.chunks
             .reserve(FIRST_CHUNKS, GFP_ATOMIC | __GFP_NOWARN)
             .map_err(|_| NoMemory)
+    }
+
+    /// Closes the gap that used-up descriptors leave at the front.
+    fn compact(&mut self) {
+        self.chunks.as_mut_slice().rotate_left(self.head);
+        let left = self.chunks.len().saturating_sub(self.head);
+        self.chunks.truncate(left);
+        self.head = 0;
     }
 
     fn append(&mut self, chunk: Chunk) -> Result<(), NoMemory> {
@@ -259,6 +264,9 @@ impl OutQueue {
             mem::swap(self, other);
             other.clear();
             return Ok(());
+        }
+        if self.head > 0 {
+            self.compact();
         }
         self.chunks
             .reserve(count, GFP_ATOMIC | __GFP_NOWARN)

@@ -95,7 +95,17 @@ impl<S: Session> Conn<S> {
         if events & EV_ABORT != 0 {
             locked.control.reset = true;
         }
-        if locked.control.connecting && self.state() == bindings::SQUALL_TCP_ESTABLISHED {
+        if events & EV_TIMER != 0 {
+            // Before the hooks, which may arm it anew.
+            locked.control.armed = None;
+        }
+        // The server may have sent its FIN by now.
+        let pending = [
+            bindings::SQUALL_TCP_SYN_SENT,
+            bindings::SQUALL_TCP_SYN_RECV,
+            bindings::SQUALL_TCP_CLOSE,
+        ];
+        if locked.control.connecting && !pending.contains(&self.state()) {
             locked.control.connecting = false;
             locked.control.deadline = None;
             self.call(locked, |session, io| {
@@ -115,6 +125,10 @@ impl<S: Session> Conn<S> {
             }
         }
         if events & EV_TIMER != 0 {
+            if !locked.control.connecting && !locked.control.reset {
+                // What can go out now is not late.
+                self.flush(&mut locked.control);
+            }
             self.timer_fired(locked);
         }
         self.settle(locked)
@@ -133,7 +147,6 @@ impl<S: Session> Conn<S> {
     }
 
     fn timer_fired(&self, locked: &mut Locked<S>) {
-        locked.control.armed = None;
         let Some(deadline) = locked.control.deadline else {
             return;
         };
@@ -236,6 +249,7 @@ impl<S: Session> Conn<S> {
             Ok(tx::Flushed { sent, retry }) => {
                 if sent > 0 {
                     control.activity = Moment::now();
+                    control.sent_at = control.activity;
                 }
                 if retry {
                     let at = Moment::now().after_ticks(2);

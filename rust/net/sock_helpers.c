@@ -398,6 +398,8 @@ void squall_sk_clear_urgent(struct sock *sk)
 
 u32 squall_sk_unread(struct sock *sk)
 {
+	/* An urgent byte would hide what is behind it. */
+	squall_sk_clear_urgent(sk);
 	return tcp_inq(sk);
 }
 

@@ -44,14 +44,17 @@ pub(crate) struct Reading {
 
 impl Reading {
     /// Starts reading with a parser at its beginning.
+    #[inline(never)]
     pub(crate) fn new(parser: HeadParser) -> Result<KBox<Reading>> {
-        Ok(KBox::new(
+        // Memory first, so that the head is made there and not on the stack.
+        let place = KBox::<Reading>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?;
+        Ok(KBox::write(
+            place,
             Reading {
                 parser,
                 head: Head::new(),
             },
-            GFP_ATOMIC | __GFP_NOWARN,
-        )?)
+        ))
     }
 }
 
@@ -200,8 +203,14 @@ fn send(
         stats::inc(Counter::NoMemory);
         Failure::NoMemory
     })?;
-    to.deliver(&mut queue, None)
-        .map_err(|_| Failure::ReceiverGone)?;
+    to.deliver(&mut queue, None).map_err(|_| {
+        // A receiver that lives must not take what follows for framing.
+        if to.is_dead() {
+            Failure::ReceiverGone
+        } else {
+            Failure::NoMemory
+        }
+    })?;
     to.post(0);
     Ok(())
 }

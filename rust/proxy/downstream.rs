@@ -18,7 +18,8 @@ use super::{
     pool::{
         self,
         Answer,
-        Checkout, //
+        Checkout,
+        Pool, //
     },
     session::{
         Io,
@@ -33,6 +34,8 @@ use super::{
         FAILED_503,
         FAILED_504,
         GRANTED,
+        REFUSED_502,
+        REFUSED_504,
         REMOVED,
         STALE,
         SWITCHED, //
@@ -79,7 +82,10 @@ use crate::{
 use kernel::{
     prelude::*,
     str::Formatter,
-    sync::Arc, //
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
 };
 
 /// How often one request is sent, if connections turn out to be closed before they answer.
@@ -99,6 +105,8 @@ enum State {
     Body,
     /// The response.
     Response,
+    /// The client to take some of the responses it was sent, before it gets another.
+    Room,
 }
 
 /// A connection to a client.
@@ -118,6 +126,8 @@ struct Exchange {
     body: Body,
     /// The request once more, if it may be sent again.
     again: Option<OutQueue>,
+    /// The pool whose next free connection is ours.
+    waits_at: Option<ARef<Pool>>,
     tries: u8,
 }
 
@@ -141,6 +151,10 @@ impl Downstream {
         match self.state {
             State::Head => self.read_head(io),
             State::Body => self.forward_body(io),
+            State::Room => {
+                self.state = State::Head;
+                self.read_head(io);
+            }
             // What has arrived stays where it is.
             State::Connection | State::Response => {}
         }
@@ -157,6 +171,12 @@ impl Downstream {
         }
         let mut reading = match self.reading.take() {
             Some(reading) => reading,
+            // Small requests with large responses would else fill the queue without a bound.
+            None if io.wait_for_room() => {
+                self.state = State::Room;
+                io.set_deadline(sysctl::send_timeout());
+                return;
+            }
             None => {
                 io.set_deadline(sysctl::head_timeout());
                 match Reading::new(HeadParser::request()) {
@@ -206,6 +226,7 @@ impl Downstream {
             upstream: None,
             body: Body::new(request.framing, request.framing),
             again: None,
+            waits_at: None,
             tries: 0,
         };
         match KBox::new(exchange, GFP_ATOMIC | __GFP_NOWARN) {
@@ -230,6 +251,9 @@ impl Downstream {
                     }
                 }
                 Answer::Queued => {
+                    if let Some(exchange) = &mut self.exchange {
+                        exchange.waits_at = Some(pool);
+                    }
                     io.set_deadline(sysctl::queue_timeout());
                     return;
                 }
@@ -245,6 +269,7 @@ impl Downstream {
             return true;
         };
         exchange.tries = exchange.tries.saturating_add(1);
+        exchange.waits_at = None;
         let mut bytes = OutQueue::new();
         let encoded = match (&exchange.again, &self.reading) {
             (Some(again), _) => again.try_clone().map(|again| bytes = again).is_ok(),
@@ -351,7 +376,10 @@ impl Downstream {
         self.state = State::Head;
         self.reading = None;
         io.set_deadline(sysctl::keepalive_timeout());
-        self.read_head(io);
+        if io.unread() > 0 || io.fin_received() {
+            // In a pass of its own: from here it would be a recursion that the client controls.
+            io.conn().post(RESUME);
+        }
     }
 
     /// A malformed request: the rest of the connection cannot be trusted.
@@ -424,6 +452,13 @@ impl Downstream {
             }
             State::Connection => {
                 stats::inc(Counter::ResponseTimeouts);
+                let pool = self
+                    .exchange
+                    .as_mut()
+                    .and_then(|exchange| exchange.waits_at.take());
+                if let Some(pool) = pool {
+                    pool::cancel(&pool, io.conn());
+                }
                 self.answer(io, 504);
             }
             State::Body => {
@@ -441,9 +476,9 @@ impl Downstream {
                     self.fail_body(io, 408);
                 }
             }
-            State::Response => {
+            State::Response | State::Room => {
                 let timeout = sysctl::send_timeout();
-                if io.unsent() && !Moment::now().is_before(io.activity().after_ms(timeout)) {
+                if io.unsent() && !Moment::now().is_before(io.sent_at().after_ms(timeout)) {
                     stats::inc(Counter::SendTimeouts);
                     self.exchange = None;
                     io.reset();
@@ -474,9 +509,16 @@ impl Downstream {
             exchange.upstream = None;
         }
         match self.state {
-            State::Head => {}
-            State::Connection | State::Response => self.answer(io, status),
+            State::Head | State::Room | State::Connection => {}
+            State::Response => self.answer(io, status),
             State::Body => self.answer_last(io, status),
+        }
+    }
+
+    /// The pool that this waits at has no connection for it.
+    fn refused(&mut self, io: &mut Io<'_>, status: u16) {
+        if self.state == State::Connection {
+            self.answer(io, status);
         }
     }
 
@@ -593,15 +635,15 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         downstream.failed(io, 503);
     } else if events & FAILED_504 != 0 {
         downstream.failed(io, 504);
+    } else if events & REFUSED_502 != 0 {
+        downstream.refused(io, 502);
+    } else if events & REFUSED_504 != 0 {
+        downstream.refused(io, 504);
     }
-    if events & GRANTED != 0 {
-        if let Session::Downstream(downstream) = session {
-            downstream.granted(io);
-        }
+    if events & GRANTED != 0 && !io.is_released() {
+        downstream.granted(io);
     }
-    if events & RESUME != 0 {
-        if let Session::Downstream(downstream) = session {
-            downstream.advance(io);
-        }
+    if events & RESUME != 0 && !io.is_released() {
+        downstream.advance(io);
     }
 }

@@ -16,10 +16,10 @@ use super::{
         Conn,
         Mail,
         Session,
-        FAILED_502,
-        FAILED_504,
         GONE,
-        GRANTED, //
+        GRANTED,
+        REFUSED_502,
+        REFUSED_504, //
     },
     upstream::{
         self,
@@ -101,9 +101,11 @@ struct Shared {
     connecting: u32,
     /// How many to keep.
     target: u32,
-    /// Downstream connections that want one, the first at `first_waiter`.
-    waiters: KVec<ARef<Conn>>,
+    /// Downstream connections that want one, the first at `first_waiter`; `None` waits no more.
+    waiters: KVec<Option<ARef<Conn>>>,
     first_waiter: usize,
+    /// How many of them do wait.
+    waiting: usize,
     /// Failed attempts in a row.
     failures: u32,
     /// Milliseconds of the last backoff, jitter included.
@@ -134,10 +136,6 @@ pub(crate) enum Answer {
 }
 
 impl Shared {
-    fn waiting(&self) -> usize {
-        self.waiters.len().saturating_sub(self.first_waiter)
-    }
-
     fn busy(&self) -> u32 {
         (self.owned.saturating_sub(self.connecting)).saturating_sub(self.idle.len() as u32)
     }
@@ -148,9 +146,19 @@ impl Shared {
     }
 
     fn next_waiter(&mut self) -> Option<ARef<Conn>> {
-        let place = self.waiters.as_slice().get(self.first_waiter)?;
-        let waiter = place.clone();
-        self.first_waiter = self.first_waiter.saturating_add(1);
+        loop {
+            let place = self.waiters.as_mut_slice().get_mut(self.first_waiter)?;
+            let waiter = place.take();
+            self.first_waiter = self.first_waiter.saturating_add(1);
+            self.drop_served();
+            if waiter.is_some() {
+                self.waiting = self.waiting.saturating_sub(1);
+                return waiter;
+            }
+        }
+    }
+
+    fn drop_served(&mut self) {
         // What was served is dropped when it is the larger half, so that each move is paid for.
         if self.first_waiter.saturating_mul(2) >= self.waiters.len() {
             let served = mem::take(&mut self.first_waiter);
@@ -158,7 +166,12 @@ impl Shared {
             let left = self.waiters.len().saturating_sub(served);
             self.waiters.truncate(left);
         }
-        Some(waiter)
+    }
+
+    fn take_waiters(&mut self) -> KVec<Option<ARef<Conn>>> {
+        self.first_waiter = 0;
+        self.waiting = 0;
+        mem::take(&mut self.waiters)
     }
 
     fn remove_idle(&mut self, conn: &Conn) -> bool {
@@ -190,7 +203,7 @@ impl Shared {
             return 0;
         }
         let missing = self.target.saturating_sub(self.owned);
-        let demand = (self.waiting() as u32).saturating_sub(self.connecting);
+        let demand = (self.waiting as u32).saturating_sub(self.connecting);
         let most = if self.is_down() { 1 } else { CONNECTING_MAX };
         cmp::max(missing, demand).min(most.saturating_sub(self.connecting))
     }
@@ -229,6 +242,7 @@ pub(crate) fn start(addr: SocketAddr, connections: u32) -> Result<ARef<Pool>> {
             target: connections,
             waiters: KVec::new(),
             first_waiter: 0,
+            waiting: 0,
             failures: 0,
             backoff: 0,
             not_before: None,
@@ -253,7 +267,7 @@ impl Server {
             idle: shared.idle.len() as u32,
             busy: shared.busy(),
             connecting: shared.connecting,
-            waiting: shared.waiting() as u32,
+            waiting: shared.waiting as u32,
             failures: shared.failures,
             backoff: shared.backoff,
         }
@@ -292,13 +306,15 @@ pub(crate) fn checkout(pool: &ARef<Pool>, conn: &Conn) -> Answer {
         drop(shared);
         return Answer::Ready(Checkout::new(idle, pool.clone()));
     }
-    if shared.stopped || shared.waiting() >= sysctl::waiters_max() as usize {
+    // Those that wait no more take a place until their turn has come.
+    let places = shared.waiters.len();
+    if shared.stopped || places >= sysctl::waiters_max() as usize {
         return Answer::Refused(503);
     }
     if shared.is_down() {
         return Answer::Refused(502);
     }
-    let waiter = conn.into();
+    let waiter = Some(conn.into());
     if shared
         .waiters
         .push(waiter, GFP_ATOMIC | __GFP_NOWARN)
@@ -307,9 +323,28 @@ pub(crate) fn checkout(pool: &ARef<Pool>, conn: &Conn) -> Answer {
         stats::inc(Counter::NoMemory);
         return Answer::Refused(503);
     }
+    shared.waiting = shared.waiting.saturating_add(1);
     drop(shared);
     pool.kick();
     Answer::Queued
+}
+
+/// Notes that `conn` waits no more. Those that wait longest give up first, so it is found soon.
+pub(crate) fn cancel(pool: &ARef<Pool>, conn: &Conn) {
+    let mut shared = pool.shared.lock();
+    let first = shared.first_waiter;
+    let waiters = shared.waiters.as_mut_slice().get_mut(first..);
+    let place = waiters.unwrap_or(&mut []).iter_mut().find(|place| {
+        place
+            .as_ref()
+            .is_some_and(|waiter| core::ptr::eq(&raw const **waiter, conn))
+    });
+    let waiter = place.and_then(Option::take);
+    if waiter.is_some() {
+        shared.waiting = shared.waiting.saturating_sub(1);
+    }
+    drop(shared);
+    drop(waiter);
 }
 
 /// Takes a connection that became ready: for who waits longest, or as an idle one.
@@ -387,12 +422,11 @@ fn failed(pool: &ARef<Pool>, mut shared: crate::net::lock::BhGuard<'_, Shared>, 
     let wait = shared.back_off();
     let mut refused = KVec::new();
     if shared.is_down() {
-        shared.first_waiter = 0;
-        refused = mem::take(&mut shared.waiters);
+        refused = shared.take_waiters();
     }
     let stopped = shared.stopped;
     drop(shared);
-    for waiter in &refused {
+    for waiter in refused.iter().flatten() {
         waiter.post(answer);
     }
     if !stopped {
@@ -411,7 +445,7 @@ pub(crate) fn closed(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
     }
     let short = since.is_some_and(|at| Moment::now().is_before(at.after_ms(SHORT_LIVED_MS)));
     if short {
-        failed(pool, shared, FAILED_502);
+        failed(pool, shared, REFUSED_502);
     } else {
         drop(shared);
         pool.kick();
@@ -430,15 +464,14 @@ pub(crate) fn stop(pool: &ARef<Pool>) {
     shared.stopped = true;
     let idle = mem::take(&mut shared.idle);
     shared.owned = shared.owned.saturating_sub(idle.len() as u32);
-    shared.first_waiter = 0;
-    let waiters = mem::take(&mut shared.waiters);
+    let waiters = shared.take_waiters();
     drop(shared);
     pool.cancel();
     for conn in &idle {
         conn.post(GONE);
     }
-    for waiter in &waiters {
-        waiter.post(FAILED_502);
+    for waiter in waiters.iter().flatten() {
+        waiter.post(REFUSED_502);
     }
 }
 
@@ -472,7 +505,7 @@ impl Run for Server {
             pool.counts.connects.inc();
             let session = Session::Upstream(Upstream::new(pool.clone()));
             if Conn::connect(&pool.addr, session, &upstream::HOOKS).is_err() {
-                connect_failed(pool, FAILED_502);
+                connect_failed(pool, REFUSED_502);
             }
         }
         pool.kick_after(PACE_MS);
@@ -536,8 +569,8 @@ impl Drop for Checkout {
 /// The event that tells those who wait why connecting failed.
 pub(crate) const fn failure_event(timed_out: bool) -> Events {
     if timed_out {
-        FAILED_504
+        REFUSED_504
     } else {
-        FAILED_502
+        REFUSED_502
     }
 }

@@ -90,6 +90,10 @@ pub(crate) const FAILED_503: Events = net::SESSION << 6;
 pub(crate) const FAILED_504: Events = net::SESSION << 7;
 /// To downstream: the server closed an idle connection just when the request came.
 pub(crate) const STALE: Events = net::SESSION << 8;
+/// To downstream: the pool at which it waits has no connection; answer 502.
+pub(crate) const REFUSED_502: Events = net::SESSION << 15;
+/// To downstream: the pool at which it waits got no connection in time; answer 504.
+pub(crate) const REFUSED_504: Events = net::SESSION << 16;
 /// To all: what was begun cannot be completed, reset.
 pub(crate) const ABORTED: Events = net::SESSION << 9;
 /// To upstream: there is a job in the mail.

@@ -13,10 +13,12 @@ use super::{
     session::{
         Conn,
         Io,
+        Mail,
         Session,
         ABORTED,
         CLOSING,
         GONE,
+        GRANTED,
         PEER_FIN,
         REMOVED, //
     },
@@ -91,8 +93,9 @@ impl Tunnel {
                 self.peer.post(PEER_FIN);
                 self.end_if_done(io);
             }
-            Stop::Done | Stop::Full | Stop::NoMemory => {}
-            Stop::Dead | Stop::Unreadable => self.abort(io),
+            // A peer that is dead says what has to become of this end.
+            Stop::Done | Stop::Full | Stop::NoMemory | Stop::Dead => {}
+            Stop::Unreadable => self.abort(io),
         }
     }
 
@@ -140,6 +143,12 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     let Session::Tunnel(tunnel) = session else {
         return;
     };
+    if events & GRANTED != 0 {
+        // Asked for by a request before the one that made the tunnel.
+        if let Some(Mail::Checkout(checkout)) = io.take_mail() {
+            checkout.put_back();
+        }
+    }
     if events & (ABORTED | GONE) != 0 {
         io.reset();
         return;

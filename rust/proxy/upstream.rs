@@ -187,6 +187,8 @@ impl Upstream {
 
     /// Reads on; `true` if the connection has to become a tunnel.
     fn advance(&mut self, io: &mut Io<'_>) -> bool {
+        // TCP may be faster than the event that tells of the job.
+        self.assigned(io);
         let Some(job) = self.job.as_deref_mut() else {
             self.advance_idle(io);
             return false;
@@ -295,7 +297,7 @@ impl Upstream {
     fn timer(&mut self, io: &mut Io<'_>) {
         if self.connecting {
             self.connecting = false;
-            pool::connect_failed(&self.pool, FAILED_504);
+            pool::connect_failed(&self.pool, pool::failure_event(true));
             io.reset();
             return;
         }
@@ -314,6 +316,7 @@ impl Upstream {
     }
 
     fn closed(&mut self, io: &mut Io<'_>, errno: i32) {
+        self.assigned(io);
         if self.connecting {
             let timed_out = errno == -(kernel::error::code::ETIMEDOUT.to_errno());
             pool::connect_failed(&self.pool, pool::failure_event(timed_out));
