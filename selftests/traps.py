@@ -30,13 +30,13 @@ def symbols():
     check(squall.loaded(), "the module is not loaded")
 
 
-@case("what was queued when a side closes is still retransmitted: responses and their FIN survive 20% loss", limit=120)
+@case("what was queued when a side closes is still retransmitted: responses and their FIN survive 8% loss", limit=120)
 def retransmitted_after_close():
     def serve(peer, _number):
         peer.read_head()
         peer.send(b"HTTP/1.1 200 OK\r\n\r\n" + BODY[:100_000])
 
-    with netns.Namespace("near", 1) as near, near.impaired("loss 20% delay 2ms", both=False):
+    with netns.Namespace("near", 1) as near, near.impaired("loss 8% delay 2ms", both=False):
         with wire.RawServer(serve) as server, squall.Listener(server, host=near.gateway) as web:
             for _ in range(ktap.scaled(6, 3)):
                 with web.connect(namespace=near, timeout=60) as client:
@@ -53,14 +53,14 @@ def retransmitted_upstream():
         got.append(len(peer.read_rest()))
         done.set()
 
-    with netns.Namespace("far", 2) as far, far.impaired("loss 20% delay 2ms", both=False):
+    with netns.Namespace("far", 2) as far, far.impaired("loss 8% delay 2ms", both=False):
         with ws.tunnel_server(serve, host=far.address, namespace=far) as server, squall.Listener(server) as web:
             for _ in range(ktap.scaled(5, 2)):
                 done.clear()
                 client = ws.open_tunnel(web, timeout=60)
                 client.send(BODY[:100_000])
                 client.close()
-                check(done.wait(ktap.seconds(60)), "the server saw no end")
+                check(done.wait(ktap.seconds(90)), "the server saw no end")
                 equal(got.pop(), 100_000, "bytes that reached the server before the FIN")
 
 
