@@ -32,7 +32,8 @@
 /* Rust sees constants, not casts and enum expressions. */
 static const gfp_t SQUALL_GFP_ATOMIC = GFP_ATOMIC | __GFP_NOWARN;
 static const u32 SQUALL_HZ = HZ;
-static const u32 SQUALL_TCP_ESTABLISHED = TCP_ESTABLISHED;
+static const u32 SQUALL_TCP_SYN_SENT = TCP_SYN_SENT;
+static const u32 SQUALL_TCP_SYN_RECV = TCP_SYN_RECV;
 static const u32 SQUALL_TCP_CLOSE = TCP_CLOSE;
 static const u32 SQUALL_TCP_LISTEN = TCP_LISTEN;
 static const u32 SQUALL_SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL |

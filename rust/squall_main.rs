@@ -3,7 +3,7 @@
 //! Squall: a reverse proxy for WebSocket and HTTP, in softirq.
 //!
 //! Three layers, each a module: [`proto`] knows HTTP and no kernel, [`net`] knows the kernel and no
-//! HTTP, [`proxy`] joins them. `tools/check-layers.sh` sees to it that it stays so.
+//! HTTP, [`proxy`] joins them. `tools/check` sees to it that it stays so.
 
 #![allow(unreachable_pub)]
 
