@@ -70,6 +70,7 @@ use crate::{
             HeadParser,
             Progress, //
         },
+        head::Head,
         message::{
             BodyFraming,
             Method, //
@@ -201,6 +202,7 @@ impl Downstream {
     }
 
     /// A head is complete: decide what it means, and ask for a server connection.
+    #[inline(never)] // Its stack frame is not that of every segment.
     fn begin(&mut self, io: &mut Io<'_>) {
         let Some(reading) = &self.reading else { return };
         let head = &reading.head;
@@ -208,15 +210,10 @@ impl Downstream {
             Ok(request) => request,
             Err(error) => return self.refuse(io, error),
         };
-        let awaiting = match &request.upgrade {
-            None => None,
-            Some(offer) => match AwaitingAccept::new(offer, head, &*io) {
-                Ok(awaiting) => match KBox::new(awaiting, GFP_ATOMIC | __GFP_NOWARN) {
-                    Ok(awaiting) => Some(awaiting),
-                    Err(_) => return self.no_memory(io),
-                },
-                Err(error) => return self.refuse(io, error),
-            },
+        let awaiting = match await_accept(&request, head, io) {
+            Ok(awaiting) => awaiting,
+            Err(Failure::Protocol(error)) => return self.refuse(io, error),
+            Err(_) => return self.no_memory(io),
         };
         self.site.requested();
         let exchange = Exchange {
@@ -550,6 +547,22 @@ fn may_repeat(request: &Request) -> bool {
         Method::Get | Method::Head | Method::Options | Method::Put | Method::Delete
     );
     idempotent && request.framing == BodyFraming::None && request.upgrade.is_none()
+}
+
+/// Keeps what the server's answer to an offer to upgrade must match.
+#[inline(never)] // The value is made on the stack: not on the frame of what follows.
+fn await_accept(
+    request: &Request,
+    head: &Head,
+    io: &Io<'_>,
+) -> Result<Option<KBox<AwaitingAccept>>, Failure> {
+    let Some(offer) = &request.upgrade else {
+        return Ok(None);
+    };
+    let place = KBox::<AwaitingAccept>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)
+        .map_err(|_| Failure::NoMemory)?;
+    let awaiting = AwaitingAccept::new(offer, head, io).map_err(Failure::Protocol)?;
+    Ok(Some(KBox::write(place, awaiting)))
 }
 
 /// Writes the request's head for the server.
