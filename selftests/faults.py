@@ -26,10 +26,11 @@ CHECKERS = ("kmemleak_object", "kmemleak_scan_area", "debug_objects_cache", "kme
 # The slab allocator's own words about a page that it did not get.
 LOG = r"SLUB: Unable to allocate memory|^\s+cache: |^\s+node \d+: slabs"
 CONTENT = random.Random(1).randbytes(1 << 20)
-# No client waits longer for an answer or the end of its connection, seconds.
-BOUND = 90
+# No client waits longer for an answer or the end of its connection, seconds; and no server for the rest of a tunnel, which
+# is shorter so that what hangs is told from what follows from it.
+BOUND, SERVER_BOUND = 60, 40
 TIMEOUTS = {
-    "queue_timeout_ms": 4000, "response_timeout_ms": 20000, "connect_timeout_ms": 4000, "linger_timeout_ms": 4000,
+    "queue_timeout_ms": 4000, "response_timeout_ms": 10000, "connect_timeout_ms": 4000, "linger_timeout_ms": 4000,
     "send_timeout_ms": 20000, "backoff_max_ms": 500,
 }
 
@@ -100,7 +101,13 @@ class Application:
             head = peer.read_head()
             if head.get("Upgrade"):
                 peer.send(ws.switching(head))
-                self.tunnel(peer)
+                peer.sock.settimeout(SERVER_BOUND)
+                try:
+                    self.tunnel(peer)
+                except socket.timeout:
+                    port = peer.sock.getpeername()[1]
+                    self.wrong.append(f"a server waited in a tunnel, port {port}: {sockets(port)}")
+                    peer.reset()
                 return
             body = peer.read_body(head)
             if digest(body) != head.get("X-Digest", digest(b"")):
@@ -216,6 +223,7 @@ class Traffic:
     def __init__(self, web):
         self.web = web
         self.stop = threading.Event()
+        self.removed = False
         self.good, self.ended, self.wrong = {}, {}, []
         self.threads = [
             threading.Thread(target=self.run, args=(kind, seed), daemon=True) for seed, kind in enumerate(KINDS)
@@ -229,8 +237,13 @@ class Traffic:
             start = time.monotonic()
             try:
                 client = self.web.connect()
+            except ConnectionResetError:
+                # Accepted and reset before connect() looked.
+                self.ended[kind.__name__] = self.ended.get(kind.__name__, 0) + 1
+                continue
             except OSError as error:
-                self.wrong.append(f"{kind.__name__}: connect: {error!r}")
+                if not self.removed:
+                    self.wrong.append(f"{kind.__name__}: connect: {error!r}")
                 return
             watchful(client)
             try:
@@ -250,14 +263,15 @@ class Traffic:
                 self.wrong.append(f"{kind.__name__}: {error!r}")
                 client.reset()
 
-    def finish(self):
+    def finish(self, servers):
         """Waits for the exchanges that are under way."""
         self.stop.set()
         for thread in self.threads:
             thread.join(BOUND + 20)
             check(not thread.is_alive(), f"a client hangs: {self.wrong}")
         ktap.note(f"came through: {self.good}; did not: {self.ended}")
-        check(not self.wrong, lambda: "\n".join(self.wrong[:8]))
+        wrong = servers + self.wrong
+        check(not wrong, lambda: "\n".join(wrong[:8]))
 
 
 def sockets(port):
@@ -282,9 +296,8 @@ def under(phases):
                     ktap.note(f"{percent} % for {duration} s: no_memory {count}; {traffic.good} {traffic.ended}")
             refused = squall.module_stats()["no_memory"] - refused
             time.sleep(1)
-            traffic.finish()
+            traffic.finish(application.wrong)
             check(refused > 0, "no_memory did not move: nothing failed")
-            check(not application.wrong, lambda: "\n".join(application.wrong[:8]))
             works_again(web)
         ended()
 
@@ -308,19 +321,9 @@ def ended():
     until(lambda: squall.module_stats()["queued_bytes"] == 0, 5, "no bytes are queued")
 
 
-@case("a tenth of the allocations fails: nobody hangs, nothing wrong is delivered, all works again", limit=60, log=LOG)
-def a_tenth():
-    under([(10, 25)])
-
-
-@case("half of the allocations fail", limit=60, log=LOG)
-def a_half():
-    under([(50, 15)])
-
-
 @case("no allocation succeeds for a while, several times", limit=60, log=LOG)
 def none():
-    under([(100, 4), (0, 3), (100, 8), (2, 3)])
+    under([(100, 3), (0, 2), (100, 5)])
 
 
 @case("a listener is removed while no allocation succeeds", limit=60, log=LOG)
@@ -332,12 +335,11 @@ def removed():
             time.sleep(2)
             with failing(100):
                 time.sleep(1)
+                traffic.removed = True
                 web.__exit__()
                 traffic.stop.set()
                 time.sleep(2)
-        traffic.wrong = [what for what in traffic.wrong if "ConnectionRefused" not in what]
-        traffic.finish()
-        check(not application.wrong, lambda: "\n".join(application.wrong[:8]))
+        traffic.finish(application.wrong)
         ended()
 
 
@@ -351,10 +353,10 @@ def unloaded():
             time.sleep(2)
             with failing(100):
                 time.sleep(1)
+                traffic.removed = True
                 traffic.stop.set()
                 squall.unload()
-            traffic.wrong = [what for what in traffic.wrong if "ConnectionRefused" not in what]
-            traffic.finish()
+                traffic.finish(application.wrong)
     base.check()
     squall.load()
 

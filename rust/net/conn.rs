@@ -136,6 +136,8 @@ pub(super) struct Control<S: Session> {
     pub(super) acked: u32,
     pub(super) error: i32,
     pub(super) fin: Fin,
+    /// How often a FIN or a reset found no memory.
+    pub(super) tries: u16,
     pub(super) connecting: bool,
     pub(super) reset: bool,
     pub(super) released: bool,
@@ -258,6 +260,7 @@ impl<S: Session> Conn<S> {
                     acked: 0,
                     error: 0,
                     fin: Fin::Open,
+                    tries: 0,
                     connecting: false,
                     reset: false,
                     released: false,

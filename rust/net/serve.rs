@@ -48,6 +48,9 @@ use kernel::{
     types::Opaque, //
 };
 
+/// How often a FIN or a reset is put off because there is no memory for it; some seconds in all.
+const CONTROL_TRIES: u16 = 1250;
+
 impl<S: Session> Conn<S> {
     /// Serves the connection whose node this is; consumes the reference that came with it.
     ///
@@ -202,6 +205,9 @@ impl<S: Session> Conn<S> {
             self.flush(&mut locked.control);
         }
         if locked.control.reset && self.state() != bindings::SQUALL_TCP_CLOSE {
+            if !self.control_segment(&mut locked.control) {
+                return None;
+            }
             stats::inc(Counter::Resets);
             // SAFETY: The lock is held and the socket not owned.
             unsafe { bindings::squall_sk_disconnect(sk) };
@@ -264,11 +270,31 @@ impl<S: Session> Conn<S> {
             }
         }
         if control.fin == Fin::Wanted && self.inbox.lock().queue.is_empty() {
+            if !self.control_segment(control) {
+                return;
+            }
             control.fin = Fin::Sent;
             stats::inc(Counter::Fins);
             // SAFETY: The lock is held and the socket not owned.
-            unsafe { bindings::squall_sk_shutdown_send(self.sk.as_ptr()) };
+            if !unsafe { bindings::squall_sk_shutdown_send(self.sk.as_ptr()) } {
+                // There is no second try at a FIN.
+                control.reset = true;
+            }
         }
+    }
+
+    /// Says whether a FIN or a reset can be sent now; if not, it is tried again soon, but no more than
+    /// [`CONTROL_TRIES`] times.
+    fn control_segment(&self, control: &mut Control<S>) -> bool {
+        // SAFETY: No preconditions.
+        if control.tries >= CONTROL_TRIES || unsafe { bindings::squall_can_send_control() } {
+            control.tries = 0;
+            return true;
+        }
+        stats::inc(Counter::NoMemory);
+        control.tries = control.tries.saturating_add(1);
+        self.arm(control, Moment::now().after_ticks(2));
+        false
     }
 
     /// Gives the closed socket back; the caller drops what remains after unlocking.

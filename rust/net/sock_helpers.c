@@ -323,10 +323,29 @@ void squall_sk_disconnect(struct sock *sk)
 	sk->sk_prot->disconnect(sk, O_NONBLOCK);
 }
 
-void squall_sk_shutdown_send(struct sock *sk)
+/*
+ * TCP sends a FIN or a reset once: if there is no memory for it, the peer never
+ * hears of it.  Any context: says whether there was memory for one just now,
+ * which is then on this CPU's free list.
+ */
+bool squall_can_send_control(void)
 {
+	struct sk_buff *skb = alloc_skb_fclone(MAX_TCP_HEADER, SQUALL_GFP_ATOMIC);
+
+	if (!skb)
+		return false;
+	kfree_skb(skb);
+	return true;
+}
+
+/* Returns whether the FIN was queued, which it is not without memory. */
+bool squall_sk_shutdown_send(struct sock *sk)
+{
+	u32 seq = tcp_sk(sk)->write_seq;
+
 	WRITE_ONCE(sk->sk_shutdown, sk->sk_shutdown | SEND_SHUTDOWN);
 	sk->sk_prot->shutdown(sk, SEND_SHUTDOWN);
+	return tcp_sk(sk)->write_seq != seq;
 }
 
 /* @rcvbuf is what skbs may take with their overhead, not doubled again. */
