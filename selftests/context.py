@@ -80,11 +80,14 @@ def owned():
                     client.read(number * 500 + 1)
             killed = [ws.open_tunnel(web) for _ in range(10)]
             kill = ["ss", "-K", "state", "established", f"sport = :{web.port}"]
+            before = squall.module_stats()["entries_owned"]
             done = subprocess.run(kill, capture_output=True, check=False)
             ktap.note(f"ss -K: {done.returncode}, {len(done.stdout.splitlines()) - 1} sockets")
             for client in killed:
                 client.close()
             until(lambda: web.stats()["tunnels_open"] == 0, 10, "the killed tunnels ended")
+            # What kills a socket owns it, and lets softirqs run before it gives it back.
+            check(squall.module_stats()["entries_owned"] > before, "no socket was found owned")
         finally:
             stop.set()
             looker.join()
