@@ -176,6 +176,25 @@ def peers_see_the_end():
         client.close()
 
 
+@case("connections whose peers say nothing more are gone when the module is", limit=60)
+def silent_peers():
+    base = baseline.Baseline()
+    with ws.tunnel_server(lambda _peer, _number: time.sleep(ktap.seconds(30))) as server:
+        with squall.Listener(server) as web:
+            clients = [ws.open_tunnel(web) for _ in range(10)] + [web.connect() for _ in range(10)]
+        squall.unload()
+        # Whatever they are told now, no code of the module is there to hear it.
+        for client in clients:
+            try:
+                client.send(b"x")
+                client.send(b"x")
+            except OSError:
+                pass
+            client.close()
+    base.check()
+    squall.load()
+
+
 def memory():
     """Kernel memory in KiB that a leak per load would make grow."""
     with open("/proc/meminfo", encoding="ascii") as file:
