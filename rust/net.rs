@@ -135,8 +135,10 @@ impl<S: Session> Runtime<S> {
     pub(crate) fn start() -> Result<Self> {
         // SAFETY: Process context, once.
         unsafe {
-            to_result(bindings::squall_prime(2))?;
-            // IPv6 may be disabled; then no socket of it will be asked for with success either.
+            to_result(bindings::squall_prime(2)).inspect_err(|err| {
+                pr_err!("no connection to 127.0.0.1: {}\n", err.to_errno());
+            })?;
+            // IPv6 may be disabled; then connecting to a server of it fails.
             let _ = bindings::squall_prime(10);
             to_result(bindings::squall_run_start(Some(serve_cpu::<S>)))?;
         }

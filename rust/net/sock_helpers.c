@@ -33,6 +33,9 @@ static struct {
 	void (*error_report)(struct sock *sk);
 } saved;
 
+/* squall_prime() went as far as it has to in IPv6, which may be disabled. */
+static bool v6_primed;
+
 /* Softirq, without the lock. */
 void squall_bh_lock_sock(struct sock *sk)
 {
@@ -295,10 +298,13 @@ static bool port_is_free(struct net *net, u16 port, const void *addr)
 
 int squall_sk_connect(struct sock *sk, const void *addr, int len)
 {
+	const struct sockaddr_in6 *in6 = addr;
 	struct net *net = sock_net(sk);
 	int low, high, probe, err = -EADDRNOTAVAIL, tries = 0;
 	u32 range, port;
 
+	if (in6->sin6_family == AF_INET6 && !v6_primed)
+		return -EAFNOSUPPORT;
 	inet_get_local_port_range(net, &low, &high);
 	range = max(high - low + 1, 1);
 	port = get_random_u32_below(range);
@@ -485,10 +491,14 @@ int squall_prime(int family)
 		in6->sin6_addr = in6addr_loopback;
 		in6->sin6_port = htons(9);
 	}
-	/* The outcome does not matter: refused or unreachable is as good. */
-	kernel_connect(sock, (struct sockaddr_unsized *)&addr, sizeof(addr),
-		       O_NONBLOCK);
+	err = kernel_connect(sock, (struct sockaddr_unsized *)&addr,
+			     sizeof(addr), O_NONBLOCK);
 	sock_release(sock);
+	/* Refused or not, a port was chosen; without a route it was not. */
+	if (err && err != -EINPROGRESS && err != -ECONNREFUSED)
+		return err;
+	if (family == PF_INET6)
+		v6_primed = true;
 	return 0;
 }
 
