@@ -91,9 +91,9 @@ pub(crate) const FAILED_504: Events = net::SESSION << 7;
 /// To downstream: the server closed an idle connection just when the request came.
 pub(crate) const STALE: Events = net::SESSION << 8;
 /// To downstream: the pool at which it waits has no connection; answer 502.
-pub(crate) const REFUSED_502: Events = net::SESSION << 15;
+pub(crate) const REFUSED_502: Events = net::SESSION << 14;
 /// To downstream: the pool at which it waits got no connection in time; answer 504.
-pub(crate) const REFUSED_504: Events = net::SESSION << 16;
+pub(crate) const REFUSED_504: Events = net::SESSION << 15;
 /// To all: what was begun cannot be completed, reset.
 pub(crate) const ABORTED: Events = net::SESSION << 9;
 /// To upstream: there is a job in the mail.
@@ -102,8 +102,6 @@ pub(crate) const ASSIGNED: Events = net::SESSION << 10;
 pub(crate) const GONE: Events = net::SESSION << 11;
 /// To a tunnel: the other end got a FIN; pass it on behind what is queued.
 pub(crate) const PEER_FIN: Events = net::SESSION << 12;
-/// To a tunnel: the other end is closing gracefully, do the same.
-pub(crate) const CLOSING: Events = net::SESSION << 14;
 /// To all: a listener was removed; whose site is, ends.
 pub(crate) const REMOVED: Events = net::SESSION << 13;
 

@@ -16,7 +16,6 @@ use super::{
         Mail,
         Session,
         ABORTED,
-        CLOSING,
         GONE,
         GRANTED,
         PEER_FIN,
@@ -154,13 +153,8 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         return;
     }
     if events & REMOVED != 0 && tunnel.is_removed() {
-        // What is queued still goes out, in both directions.
-        tunnel.peer.post(CLOSING);
-        io.release();
-        return;
-    }
-    if events & CLOSING != 0 {
-        io.release();
+        // Cut in the middle, it must not look complete to either end.
+        tunnel.abort(io);
         return;
     }
     if events & PEER_FIN != 0 {
