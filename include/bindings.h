@@ -96,6 +96,7 @@ struct squall_piece {
 	struct page *page;	/* NULL: the bytes have to be copied */
 	u32 offset;
 	u32 len;
+	bool shared;		/* a process of this host may change them */
 };
 
 /* Run lists and counters. */
@@ -132,7 +133,8 @@ void squall_bh_unlock_sock(struct sock *sk);
 void squall_sock_put(struct sock *sk);
 bool squall_sock_owned(const struct sock *sk);
 void *squall_sk_user_data(const struct sock *sk);
-struct sock *squall_accept(struct sock *lsk, bool *more);
+bool squall_accept_pending(const struct sock *lsk);
+struct sock *squall_accept(struct sock *lsk);
 void squall_listen_setup(struct sock *sk, void *user_data, u32 rcvbuf,
 			 void (*data_ready)(struct sock *sk));
 void squall_listen_unhook(struct sock *sk);
@@ -162,6 +164,7 @@ void squall_sk_clear_urgent(struct sock *sk);
 u32 squall_sk_unread(struct sock *sk);
 bool squall_sk_fin_received(const struct sock *sk);
 const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len);
+u32 squall_sk_copy(struct sock *sk, u32 offset, void *to, u32 len);
 int squall_prime(int family);
 struct net *squall_init_net(void);
 

@@ -6,7 +6,7 @@
 //! - [`site`] is what a listener serves: its route, and the servers of that.
 //! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.
 //! - [`upstream`] is the server's side, [`pool`] keeps a server's connections.
-//! - [`body`] forwards content in either direction.
+//! - [`reading`] is a head on its way in, [`body`] forwards content in either direction.
 //! - [`tunnel`] is what both sides become when a server switches protocols.
 //! - [`session`] is what they say to each other.
 //!
@@ -21,6 +21,7 @@ mod body;
 pub(crate) mod config;
 mod downstream;
 mod pool;
+mod reading;
 mod session;
 mod site;
 mod tunnel;

@@ -164,6 +164,9 @@ pub(super) struct Inbox<S: Session> {
 /// The receiver of bytes or mail is closed, or does not take any: what it was to get comes back.
 pub(crate) struct Undelivered<M>(pub(crate) M);
 
+/// What a connection is made of: its socket with a reference, its session, and the session's hooks.
+type Made<S> = (NonNull<bindings::sock>, S, &'static Hooks<S>);
+
 /// A TCP connection; see the head of this file.
 ///
 /// # Invariants
@@ -220,13 +223,9 @@ unsafe impl<S: Session> AlwaysRefCounted for Conn<S> {
 impl<S: Session> Conn<S> {
     /// Makes a connection around a socket that is not hooked yet.
     ///
-    /// Takes over the caller's reference to `sk` if it succeeds. `attach` puts the embedded
-    /// `struct socket` to use.
-    fn new(
-        session: S,
-        hooks: &'static Hooks<S>,
-        sk: impl FnOnce(*mut bindings::socket) -> Option<NonNull<bindings::sock>>,
-    ) -> Result<ARef<Self>> {
+    /// `make` is called once there is memory, with the embedded `struct socket`, which is zeroed. It
+    /// returns the socket with a reference that is taken over, the session and its hooks.
+    fn new(make: impl FnOnce(*mut bindings::socket) -> Result<Made<S>>) -> Result<ARef<Self>> {
         let mut uninit = KBox::<Self>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?;
         let place = uninit.as_mut_ptr();
         // SAFETY: The place is ours. A zeroed `struct socket` is a valid one to begin with.
@@ -234,7 +233,7 @@ impl<S: Session> Conn<S> {
             addr_of_mut!((*place).socket).write_bytes(0, 1);
             addr_of_mut!((*place).socket)
         };
-        let sk = sk(socket.cast()).ok_or(ENOMEM)?;
+        let (sk, session, hooks) = make(socket.cast())?;
         let inbox = new_bh_lock!(Inbox {
             queue: OutQueue::new(),
             mail: None,
@@ -322,60 +321,47 @@ impl<S: Session> Conn<S> {
         }
     }
 
-    /// Takes an accepted socket over, with the caller's reference to it; frees it on failure.
+    /// Takes the next connection from the accept queue of `lsk`; says whether there was one.
     ///
-    /// Softirq, no lock held. `events` are posted: [`ACCEPTED`] or [`EV_ABORT`].
+    /// Softirq, no lock held. `events` are posted to it: [`ACCEPTED`] or [`EV_ABORT`]. Fails with `ENOMEM`;
+    /// then it is still in the queue. Memory is got first because a socket that was taken and cannot be
+    /// kept may be owned by a process just then, and there would be nowhere to keep it until it is not.
     ///
     /// # Safety
     ///
-    /// `sk` was just taken from an accept queue.
-    pub(super) unsafe fn adopt(
-        sk: NonNull<bindings::sock>,
+    /// `lsk` is a listener.
+    pub(super) unsafe fn accept(
+        lsk: NonNull<bindings::sock>,
         owner: &S::Owner,
         events: Events,
-    ) -> Result {
-        let (session, hooks) = S::accepted(owner);
-        let conn = Self::new(session, hooks, |_| Some(sk));
-        // SAFETY: The socket is alive and in nobody's hands but ours and TCP's; we are in softirq
-        // and hold no other socket's lock.
-        unsafe { bindings::squall_bh_lock_sock(sk.as_ptr()) };
-        let result = match &conn {
-            Ok(conn) => {
-                // SAFETY: The lock is held; the embedded socket is zeroed and stays where it is.
-                unsafe {
-                    bindings::squall_sk_attach(sk.as_ptr(), conn.socket.get());
-                    Self::hook(conn);
-                }
-                Ok(())
-            }
-            Err(err) => {
-                // SAFETY: The lock is held, and the socket was never hooked by us.
-                unsafe { Self::dispose(sk) };
-                Err(*err)
-            }
+    ) -> Result<bool> {
+        // SAFETY: The listener is alive.
+        if !unsafe { bindings::squall_accept_pending(lsk.as_ptr()) } {
+            return Ok(false);
+        }
+        let conn = Self::new(|_| {
+            // SAFETY: Softirq, no socket lock held; the listener is alive.
+            let child = NonNull::new(unsafe { bindings::squall_accept(lsk.as_ptr()) });
+            let child = child.ok_or(EAGAIN)?;
+            let (session, hooks) = S::accepted(owner);
+            Ok((child, session, hooks))
+        });
+        let conn = match conn {
+            Ok(conn) => conn,
+            Err(EAGAIN) => return Ok(false),
+            Err(err) => return Err(err),
         };
-        // SAFETY: Taken above.
-        unsafe { bindings::squall_bh_unlock_sock(sk.as_ptr()) };
-        match conn {
-            Ok(conn) => conn.post(events),
-            // SAFETY: The reference that came with the socket.
-            Err(_) => unsafe { bindings::squall_sock_put(sk.as_ptr()) },
-        }
-        result
-    }
-
-    /// Resets and destroys a socket.
-    ///
-    /// # Safety
-    ///
-    /// The socket's lock is held in softirq, and it has no connection.
-    unsafe fn dispose(sk: NonNull<bindings::sock>) {
-        // SAFETY: By the caller's promise.
+        let sk = conn.sk.as_ptr();
+        // SAFETY: The socket is alive and in nobody's hands but ours and TCP's; we are in softirq
+        // and hold no other socket's lock. The embedded socket is zeroed and stays where it is.
         unsafe {
-            bindings::squall_sk_disconnect(sk.as_ptr());
-            bindings::squall_sk_unhook(sk.as_ptr());
-            bindings::squall_sk_release(sk.as_ptr());
+            bindings::squall_bh_lock_sock(sk);
+            bindings::squall_sk_attach(sk, conn.socket.get());
+            Self::hook(&conn);
+            bindings::squall_bh_unlock_sock(sk);
         }
+        conn.post(events);
+        Ok(true)
     }
 
     /// Starts connecting to `addr`; the session gets [`CONNECTED`] or `closed`.
@@ -386,11 +372,12 @@ impl<S: Session> Conn<S> {
         session: S,
         hooks: &'static Hooks<S>,
     ) -> Result<ARef<Self>> {
-        let conn = Self::new(session, hooks, |socket| {
+        let conn = Self::new(|socket| {
             // SAFETY: `socket` is zeroed and lives as long as the connection.
-            NonNull::new(unsafe {
+            let sk = NonNull::new(unsafe {
                 bindings::squall_sk_create(bindings::squall_init_net(), addr.family(), socket)
-            })
+            });
+            Ok((sk.ok_or(ENOMEM)?, session, hooks))
         })?;
         let sk = conn.sk.as_ptr();
         // SAFETY: A fresh socket, unlocked; we are in softirq and hold no other socket's lock.

@@ -215,6 +215,7 @@ static bool skb_own_piece(struct sk_buff *skb, u32 offset,
 				return false;
 			piece->data = skb_frag_address(frag) + (offset - pos);
 			piece->len = pos + size - offset;
+			piece->shared = skb_has_shared_frag(skb);
 			if (sendpage_ok(page)) {
 				piece->page = page;
 				piece->offset = skb_frag_off(frag) + offset - pos;
@@ -239,6 +240,7 @@ bool squall_skb_piece(struct sk_buff *skb, u32 offset,
 	u32 pos;
 
 	piece->page = NULL;
+	piece->shared = false;
 	if (!skb_has_frag_list(skb))
 		return skb_own_piece(skb, offset, piece);
 

@@ -44,8 +44,17 @@ impl<S: Session> Io<'_, S> {
     }
 
     /// Returns the received, unconsumed bytes at `offset`, as far as they are contiguous.
+    ///
+    /// Empty also where there are bytes that may change, because a process of this host sends them by
+    /// `sendfile()` or the like: [`Self::copy`] has them. Bytes that were returned once can be of that
+    /// kind later, when TCP has put others into the same buffer; but those do not change.
     pub(crate) fn peek(&self, offset: u32) -> &[u8] {
         rx::peek(self.conn.sk, offset, self)
+    }
+
+    /// Copies received, unconsumed bytes from `offset` on to the front of `buffer`; returns how many.
+    pub(crate) fn copy(&self, offset: u32, buffer: &mut [u8]) -> usize {
+        rx::copy(self.conn.sk, offset, buffer)
     }
 
     /// Drops the first `count` bytes of what was received, or all if there are fewer.

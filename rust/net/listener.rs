@@ -19,19 +19,17 @@ use super::{
         self,
         Counter, //
     },
-    sysctl, //
-};
-use core::{
-    marker::PhantomData,
-    ptr::{
-        addr_of_mut,
-        NonNull, //
+    sysctl,
+    task::{
+        Run,
+        Task, //
     }, //
 };
+use core::ptr::NonNull;
 use kernel::{
     error::to_result,
     prelude::*,
-    types::Opaque, //
+    sync::aref::ARef, //
 };
 
 /// Connections accepted before other softirq work gets its turn.
@@ -40,29 +38,64 @@ const BUDGET: usize = 64;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// Milliseconds until accepting is tried again when there was no memory for a connection.
+const RETRY_MS: u32 = 10;
+
 const SOCK_STREAM: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
 
-#[repr(C)]
+/// What accepts.
+///
+/// # Invariants
+///
+/// `lsk` is a listener's socket, alive until the task is shut down.
 struct Acceptor<S: Session> {
-    work: Opaque<bindings::work_struct>,
     lsk: NonNull<bindings::sock>,
     owner: S::Owner,
+}
+
+// SAFETY: The socket may be used by any CPU, and the owner is `Send` and `Sync`.
+unsafe impl<S: Session> Send for Acceptor<S> {}
+// SAFETY: As above.
+unsafe impl<S: Session> Sync for Acceptor<S> {}
+
+impl<S: Session> Run for Acceptor<S> {
+    /// Accepts what waits.
+    fn run(task: &ARef<Task<Self>>) {
+        for _ in 0..BUDGET {
+            let within = super::live() < i64::from(sysctl::connections_max());
+            let events = if within { ACCEPTED } else { EV_ABORT };
+            // SAFETY: By the invariant.
+            match unsafe { Conn::<S>::accept(task.lsk, &task.owner, events) } {
+                Ok(true) => stats::inc(if within {
+                    Counter::Accepted
+                } else {
+                    Counter::RefusedLimit
+                }),
+                Ok(false) => return,
+                Err(_) => {
+                    // They wait in the queue, whose length is bounded, as TCP lets them wait.
+                    stats::inc(Counter::NoMemory);
+                    task.kick_after(RETRY_MS);
+                    return;
+                }
+            }
+        }
+        task.kick();
+    }
 }
 
 /// A listening socket. Stops listening when dropped; connections that were accepted stay.
 ///
 /// # Invariants
 ///
-/// `socket` is a kernel socket of ours that listens, and whose user data is `acceptor`, which is a
-/// leaked box.
+/// `socket` is a kernel socket of ours, whose user data is `acceptor`.
 pub(crate) struct Listener<S: Session> {
     socket: NonNull<bindings::socket>,
-    acceptor: NonNull<Acceptor<S>>,
-    _owns: PhantomData<S>,
+    acceptor: ARef<Task<Acceptor<S>>>,
 }
 
-// SAFETY: The socket may be closed by any task; the owner is `Send`.
+// SAFETY: The socket may be closed by any task.
 unsafe impl<S: Session> Send for Listener<S> {}
 
 impl<S: Session> Listener<S> {
@@ -84,18 +117,12 @@ impl<S: Session> Listener<S> {
         let socket = NonNull::new(socket).ok_or(ENOMEM)?;
         // SAFETY: The socket was just created, so its sock is there.
         let lsk = unsafe { (*socket.as_ptr()).sk };
-        let acceptor = NonNull::new(lsk).ok_or(EINVAL).and_then(|lsk| {
-            Ok(KBox::new(
-                Acceptor {
-                    work: Opaque::uninit(),
-                    lsk,
-                    owner,
-                },
-                GFP_KERNEL,
-            )?)
-        });
+        // INVARIANT: Dropping the listener shuts the task down before it releases the socket.
+        let acceptor = NonNull::new(lsk)
+            .ok_or(EINVAL)
+            .and_then(|lsk| Task::new(try_init!(Acceptor::<S> { lsk, owner })));
         let acceptor = match acceptor {
-            Ok(acceptor) => KBox::into_raw(acceptor),
+            Ok(acceptor) => acceptor,
             Err(err) => {
                 // SAFETY: Ours, and in use nowhere.
                 unsafe { bindings::sock_release(socket.as_ptr()) };
@@ -104,24 +131,15 @@ impl<S: Session> Listener<S> {
         };
         // SAFETY: The acceptor stays where it is until the listener is dropped, which first unhooks.
         unsafe {
-            bindings::squall_work_setup(
-                Opaque::cast_into(addr_of_mut!((*acceptor).work)),
-                Some(Self::accept_work),
-            );
             bindings::squall_listen_setup(
                 lsk,
-                acceptor.cast(),
+                (&raw const *acceptor).cast_mut().cast(),
                 sysctl::rcvbuf(),
                 Some(Self::data_ready_callback),
             );
         }
-        // INVARIANT: From here on dropping it undoes all. A box is never null.
-        let listener = Listener {
-            socket,
-            // SAFETY: As above.
-            acceptor: unsafe { NonNull::new_unchecked(acceptor) },
-            _owns: PhantomData,
-        };
+        // INVARIANT: From here on dropping it undoes all.
+        let listener = Listener { socket, acceptor };
         // SAFETY: Process context; the address is of the socket's family.
         to_result(unsafe {
             bindings::kernel_bind(
@@ -142,66 +160,35 @@ impl<S: Session> Listener<S> {
     ///
     /// Called by TCP, with a listener or with a child of one.
     unsafe extern "C" fn data_ready_callback(sk: *mut bindings::sock) {
-        // SAFETY: TCP calls, in softirq and so under RCU. Children have no user data.
+        // SAFETY: TCP calls, in softirq and so under RCU. Children have no user data, and a listener's
+        // is its acceptor, which is dropped a grace period after the socket was unhooked.
         unsafe {
             if bindings::squall_sk_state(sk) as u32 != bindings::SQUALL_TCP_LISTEN {
                 return;
             }
-            let acceptor: *mut Acceptor<S> = bindings::squall_sk_user_data(sk).cast();
-            if !acceptor.is_null() {
-                bindings::squall_queue_bh(Opaque::cast_into(addr_of_mut!((*acceptor).work)));
+            let acceptor: *const Task<Acceptor<S>> = bindings::squall_sk_user_data(sk).cast();
+            if let Some(acceptor) = acceptor.as_ref() {
+                acceptor.kick();
             }
         }
-    }
-
-    /// Accepts what waits.
-    ///
-    /// # Safety
-    ///
-    /// Called for the work of an [`Acceptor`].
-    unsafe extern "C" fn accept_work(work: *mut bindings::work_struct) {
-        super::count_context();
-        // SAFETY: `work` is the first field of the `repr(C)` struct, which outlives the work.
-        let acceptor = unsafe { &*work.cast::<Acceptor<S>>() };
-        for _ in 0..BUDGET {
-            let mut more = false;
-            // SAFETY: Softirq, no socket lock held; the listener outlives the work.
-            let child = unsafe { bindings::squall_accept(acceptor.lsk.as_ptr(), &mut more) };
-            let Some(child) = NonNull::new(child) else {
-                return;
-            };
-            let events = if super::live() < i64::from(sysctl::connections_max()) {
-                ACCEPTED
-            } else {
-                stats::inc(Counter::RefusedLimit);
-                EV_ABORT
-            };
-            // SAFETY: Just taken from the accept queue.
-            match unsafe { Conn::<S>::adopt(child, &acceptor.owner, events) } {
-                Ok(()) => stats::inc(Counter::Accepted),
-                Err(_) => stats::inc(Counter::NoMemory),
-            }
-        }
-        // SAFETY: The work is set up, and may be queued while it runs.
-        unsafe { bindings::squall_queue_bh(work) };
     }
 }
 
 impl<S: Session> Drop for Listener<S> {
     fn drop(&mut self) {
         let socket = self.socket.as_ptr();
-        // SAFETY: By the invariant. After the grace period no callback sees the acceptor, after
-        // that no work is queued, and what is running has been waited for.
+        // SAFETY: By the invariant. After the grace period no callback sees the acceptor, so nothing
+        // asks it to run but itself.
         unsafe {
             bindings::squall_listen_unhook((*socket).sk);
             bindings::synchronize_net();
-            bindings::disable_work_sync(Opaque::cast_into(addr_of_mut!(
-                (*self.acceptor.as_ptr()).work
-            )));
+        }
+        self.acceptor.shutdown();
+        // SAFETY: Ours, and the acceptor does not use it any more.
+        unsafe {
             bindings::sock_release(socket);
             // Children between handshake and accept queue have been disposed of, in softirq.
             bindings::synchronize_net();
-            drop(KBox::from_raw(self.acceptor.as_ptr()));
         }
     }
 }

@@ -146,29 +146,53 @@ impl OutQueue {
     /// Appends a copy of `bytes`. On failure nothing or a part is appended.
     ///
     /// Softirq only, as the fragments come from this CPU's cache.
-    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), NoMemory> {
-        while !bytes.is_empty() {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), NoMemory> {
+        // SAFETY: A slice can be read.
+        unsafe { self.write_from(bytes.as_ptr(), bytes.len()) }
+    }
+
+    /// Appends a copy of the `len` bytes at `from`, like [`Self::write`].
+    ///
+    /// # Safety
+    ///
+    /// They can be read, and are none of this queue's. They may change meanwhile: then it is open
+    /// which of their values are copied.
+    pub(super) unsafe fn write_from(
+        &mut self,
+        mut from: *const u8,
+        mut len: usize,
+    ) -> Result<(), NoMemory> {
+        while len > 0 {
             let room = match &self.spare {
                 Some(spare) if spare.left > 0 => spare.left,
-                _ => self.grow(bytes.len())?,
+                _ => self.grow(len)?,
             };
-            let (now, rest) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-            self.fill_spare(now);
-            bytes = rest;
+            let now = len.min(room);
+            // SAFETY: `now <= len`, so the bytes are among the caller's, and `from` ends up behind
+            // them.
+            unsafe {
+                self.fill_spare(from, now);
+                from = from.add(now);
+            }
+            len -= now;
         }
         Ok(())
     }
 
-    /// Copies `bytes`, no more than there is room for, behind the last chunk.
-    fn fill_spare(&mut self, bytes: &[u8]) {
+    /// Copies `len` bytes, no more than there is room for, behind the last chunk.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::write_from`].
+    unsafe fn fill_spare(&mut self, from: *const u8, len: usize) {
         let Some(spare) = &mut self.spare else { return };
         let Some(Some(last)) = self.chunks.as_mut_slice().last_mut() else {
             return;
         };
-        let count = bytes.len().min(spare.left);
-        // SAFETY: By the invariant of `Spare` the `left >= count` bytes are ours alone, and `bytes`,
-        // being shared, is elsewhere.
-        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), spare.at.as_ptr(), count) };
+        let count = len.min(spare.left);
+        // SAFETY: By the invariant of `Spare` the `left >= count` bytes are ours alone, and the
+        // caller's are elsewhere.
+        unsafe { core::ptr::copy_nonoverlapping(from, spare.at.as_ptr(), count) };
         // INVARIANT: Both move by the bytes that the chunk takes over. `count` is below 4 GiB, being
         // the size of a fragment at most.
         // SAFETY: `count <= left`, so the result is in the same fragment or one behind its end.
@@ -242,8 +266,7 @@ impl OutQueue {
     ///
     /// # Safety
     ///
-    /// The page must be alive, may be sent (`sendpage_ok()`), and hold these bytes, which nobody
-    /// changes any more.
+    /// The page must be alive, may be sent (`sendpage_ok()`), and hold these bytes.
     pub(super) unsafe fn append_page(
         &mut self,
         page: NonNull<bindings::page>,

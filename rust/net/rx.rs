@@ -50,7 +50,7 @@ pub(crate) struct Spliced {
     pub(crate) stop: Stop,
 }
 
-/// Returns the unread bytes at `offset`, as far as they are contiguous.
+/// Returns the unread bytes at `offset`, as far as they are contiguous and nobody can change them.
 ///
 /// The result lives as long as `_held`, whose owner keeps the socket locked and unread.
 pub(super) fn peek<T>(sk: NonNull<bindings::sock>, offset: u32, _held: &T) -> &[u8] {
@@ -61,8 +61,18 @@ pub(super) fn peek<T>(sk: NonNull<bindings::sock>, offset: u32, _held: &T) -> &[
         return &[];
     }
     // SAFETY: The helper returns `len` bytes of an skb in the receive queue, which stay there as
-    // long as nothing is read and the lock is held. On a 64-bit machine all pages are mapped.
+    // long as nothing is read and the lock is held, and which nobody changes. On a 64-bit machine
+    // all pages are mapped.
     unsafe { core::slice::from_raw_parts(data, len as usize) }
+}
+
+/// Copies unread bytes from `offset` on to the front of `buffer`; returns how many.
+pub(super) fn copy(sk: NonNull<bindings::sock>, offset: u32, buffer: &mut [u8]) -> usize {
+    let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+    // SAFETY: The lock is held, and the buffer has room for `len` bytes.
+    let count =
+        unsafe { bindings::squall_sk_copy(sk.as_ptr(), offset, buffer.as_mut_ptr().cast(), len) };
+    count as usize
 }
 
 /// What a pass of `tcp_read_sock()` does with the bytes.
@@ -184,16 +194,15 @@ impl<S: Session> Splice<'_, S> {
     ) -> Result<(), NoMemory> {
         match NonNull::new(piece.page) {
             Some(page) if take >= self.splice_min => {
-                // SAFETY: The helper vouches for the page, and received bytes do not change.
+                // SAFETY: The helper vouches for the page.
                 unsafe { queue.append_page(page, piece.offset, take) }?;
                 self.by_reference += u64::from(take);
             }
             _ => {
-                // SAFETY: The helper returned `piece.len >= take` readable bytes.
-                let bytes =
-                    unsafe { core::slice::from_raw_parts(piece.data.cast(), take as usize) };
                 let before = queue.len();
-                let result = queue.write(bytes);
+                // SAFETY: The helper returned `piece.len >= take` readable bytes, which no one frees
+                // while the lock is held.
+                let result = unsafe { queue.write_from(piece.data.cast(), take as usize) };
                 if result.is_err() {
                     queue.truncate(before);
                     return result;

@@ -70,13 +70,19 @@ void *squall_sk_user_data(const struct sock *sk)
 	return (void *)(data & SK_USER_DATA_PTRMASK);
 }
 
+/* Any context, without the lock. */
+bool squall_accept_pending(const struct sock *lsk)
+{
+	return !reqsk_queue_empty(&inet_csk(lsk)->icsk_accept_queue);
+}
+
 /*
  * Softirq, no socket lock held: rskq_lock nests inside the child's lock.  What
  * inet_csk_accept() does, except that it neither sleeps nor locks the
  * listener, which the queue does not need.  sock_gen_put() is reqsk_put() for
  * a socket in TCP_NEW_SYN_RECV.  The caller owns the child's reference.
  */
-struct sock *squall_accept(struct sock *lsk, bool *more)
+struct sock *squall_accept(struct sock *lsk)
 {
 	struct request_sock_queue *queue = &inet_csk(lsk)->icsk_accept_queue;
 	struct request_sock *req = reqsk_queue_remove(queue, lsk);
@@ -84,7 +90,6 @@ struct sock *squall_accept(struct sock *lsk, bool *more)
 
 	if (!req)
 		return NULL;
-	*more = !reqsk_queue_empty(queue);
 	sk = req->sk;
 	if (tcp_rsk(req)->tfo_listener) {
 		spin_lock_bh(&queue->fastopenq.lock);
@@ -439,27 +444,58 @@ bool squall_sk_fin_received(const struct sock *sk)
 }
 
 /*
- * The contiguous unread bytes at @offset of the receive queue, NULL if none
- * arrived.  Skbs of the queue may overlap, so each is placed by its sequence
- * number, as tcp_recvmsg() does.
+ * The skb of the receive queue that has the unread byte at @offset, and its
+ * place there in @at.  Skbs of the queue may overlap, so each is placed by its
+ * sequence number, as tcp_recvmsg() does.
  */
-const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len)
+static struct sk_buff *skb_at(struct sock *sk, u32 offset, u32 *at)
 {
 	u32 seq = tcp_sk(sk)->copied_seq + offset;
-	struct squall_piece piece;
 	struct sk_buff *skb;
 
 	skb_queue_walk(&sk->sk_receive_queue, skb) {
-		u32 at = seq - TCP_SKB_CB(skb)->seq;
-
-		if (at < skb->len) {
-			if (!squall_skb_piece(skb, at, &piece))
-				return NULL;
-			*len = piece.len;
-			return piece.data;
-		}
+		*at = seq - TCP_SKB_CB(skb)->seq;
+		if (*at < skb->len)
+			return skb;
 	}
 	return NULL;
+}
+
+/*
+ * The contiguous unread bytes at @offset of the receive queue.  NULL if none
+ * arrived, or if they may change: what a process of this host sends by
+ * sendfile() or vmsplice() stays its own.
+ */
+const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len)
+{
+	struct squall_piece piece;
+	struct sk_buff *skb;
+	u32 at;
+
+	skb = skb_at(sk, offset, &at);
+	if (!skb || !squall_skb_piece(skb, at, &piece) || piece.shared)
+		return NULL;
+	*len = piece.len;
+	return piece.data;
+}
+
+/*
+ * Copies up to @len unread bytes from @offset on; returns how many.  0 if none
+ * arrived, or if they cannot be read.
+ */
+u32 squall_sk_copy(struct sock *sk, u32 offset, void *to, u32 len)
+{
+	struct sk_buff *skb;
+	u32 done = 0, at;
+
+	while (done < len && (skb = skb_at(sk, offset + done, &at))) {
+		u32 now = min(len - done, skb->len - at);
+
+		if (skb_copy_bits(skb, at, to + done, now))
+			break;
+		done += now;
+	}
+	return done;
 }
 
 /*

@@ -113,7 +113,8 @@ impl<T: Run> Task<T> {
         }
     }
 
-    /// Has the task run in `ms` milliseconds instead of when it was asked to before. Any context.
+    /// Has the task run in `ms` milliseconds instead of when it was asked to before. Any context, but
+    /// not concurrently with [`Self::shutdown`] unless from the task itself.
     pub(crate) fn kick_after(&self, ms: u32) {
         let own: ARef<Self> = self.into();
         let when = Moment::now().after_ms(ms);
@@ -129,6 +130,23 @@ impl<T: Run> Task<T> {
         // SAFETY: The timer is set up.
         if unsafe { bindings::timer_delete(self.timer.get()) } != 0 {
             // SAFETY: By the invariant the pending timer had a reference; the caller has another.
+            drop(unsafe { ARef::from_raw(NonNull::from(self)) });
+        }
+    }
+
+    /// Has the task not run any more, whatever is asked of it. Process context: waits for a run that is
+    /// under way.
+    pub(crate) fn shutdown(&self) {
+        // SAFETY: Work and timer are set up, and we may sleep. The work goes first, as it may arm the
+        // timer; that in turn cannot queue it any more.
+        let pending = unsafe {
+            [
+                bindings::disable_work_sync(self.work.get()),
+                bindings::timer_shutdown_sync(self.timer.get()) != 0,
+            ]
+        };
+        for _ in pending.into_iter().filter(|&pending| pending) {
+            // SAFETY: By the invariant what was pending had a reference; the caller has another.
             drop(unsafe { ARef::from_raw(NonNull::from(self)) });
         }
     }

@@ -5,9 +5,12 @@
 //! Content is handed on as it is, by reference where that pays; framing is taken off and written
 //! anew. Context: softirq, the lock of the reading connection held.
 
-use super::session::{
-    Conn,
-    Io, //
+use super::{
+    reading::Reading,
+    session::{
+        Conn,
+        Io, //
+    }, //
 };
 use crate::{
     net::{
@@ -27,36 +30,14 @@ use crate::{
             Progress,
             Step, //
         },
-        head::{
-            Head,
-            Limits, //
-        },
+        head::Limits,
         message::BodyFraming, //
     }, //
 };
 use kernel::prelude::*;
 
-/// A head or trailer section that is being read. Boxed, and only there meanwhile.
-pub(crate) struct Reading {
-    pub(crate) parser: HeadParser,
-    pub(crate) head: Head,
-}
-
-impl Reading {
-    /// Starts reading with a parser at its beginning.
-    #[inline(never)]
-    pub(crate) fn new(parser: HeadParser) -> Result<KBox<Reading>> {
-        // Memory first, so that the head is made there and not on the stack.
-        let place = KBox::<Reading>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?;
-        Ok(KBox::write(
-            place,
-            Reading {
-                parser,
-                head: Head::new(),
-            },
-        ))
-    }
-}
+/// Bytes of framing that are looked at in one step where they have to be copied first.
+const FRAMING_COPY: usize = 32;
 
 /// Why a body cannot be forwarded to its end.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +83,15 @@ impl Body {
     /// Forwards what has arrived.
     pub(crate) fn forward(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
         loop {
-            match self.decoder.step(io.peek(0)).map_err(Failure::Protocol)? {
+            let mut line = [0; FRAMING_COPY];
+            let bytes = match io.peek(0) {
+                [] => {
+                    let copied = io.copy(0, &mut line);
+                    line.get(..copied).unwrap_or(&[])
+                }
+                bytes => bytes,
+            };
+            match self.decoder.step(bytes).map_err(Failure::Protocol)? {
                 Step::Framing { consumed: 0 } => return self.starved(io),
                 Step::Framing { consumed } => io.consume(count(consumed)),
                 Step::Chunk { consumed, size } => {
@@ -165,24 +154,19 @@ impl Body {
 
     fn trailers(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
         if self.trailers.is_none() {
-            self.trailers =
-                Some(Reading::new(HeadParser::trailers()).map_err(|_| Failure::NoMemory)?);
+            self.trailers = Some(Reading::new(HeadParser::trailers())?);
         }
         let Some(reading) = self.trailers.as_deref_mut() else {
             return Err(Failure::NoMemory);
         };
-        let progress = reading
-            .parser
-            .resume(&*io, &mut reading.head, &Limits::TRAILERS)
-            .map_err(Failure::Protocol)?;
-        if progress == Progress::NeedMore {
+        if reading.resume(io, &Limits::TRAILERS)? == Progress::NeedMore {
             return self.starved(io);
         }
         if self.chunked {
-            let head = &reading.head;
-            send(to, |queue| encode::trailers(head, &*io, queue))?;
+            let (head, bytes) = reading.complete(io)?;
+            send(to, |queue| encode::trailers(head, &bytes, queue))?;
         }
-        io.consume(u32::from(reading.head.len));
+        io.consume(reading.len());
         self.decoder.trailers_done();
         Ok(Forwarded::All)
     }

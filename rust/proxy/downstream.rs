@@ -12,14 +12,17 @@ use super::{
     body::{
         Body,
         Failure,
-        Forwarded,
-        Reading, //
+        Forwarded, //
     },
     pool::{
         self,
         Answer,
         Checkout,
         Pool, //
+    },
+    reading::{
+        HeadBytes,
+        Reading, //
     },
     session::{
         Io,
@@ -182,38 +185,31 @@ impl Downstream {
                 io.set_deadline(sysctl::head_timeout());
                 match Reading::new(HeadParser::request()) {
                     Ok(reading) => reading,
-                    Err(_) => {
-                        stats::inc(Counter::NoMemory);
-                        io.reset();
-                        return;
-                    }
+                    Err(_) => return io.reset(),
                 }
             }
         };
-        let Reading { parser, head } = &mut *reading;
-        let result = parser.resume(&*io, head, &limits());
+        let result = reading.resume(io, &limits());
         self.reading = Some(reading);
         match result {
             Ok(Progress::Done { .. }) => self.begin(io),
             Ok(Progress::NeedMore) if io.fin_received() => io.release(),
             Ok(Progress::NeedMore) => {}
-            Err(error) => self.refuse(io, error),
+            Err(Failure::Protocol(error)) => self.refuse(io, error),
+            Err(_) => self.answer_last(io, 503),
         }
     }
 
     /// A head is complete: decide what it means, and ask for a server connection.
     #[inline(never)] // Its stack frame is not that of every segment.
     fn begin(&mut self, io: &mut Io<'_>) {
-        let Some(reading) = &self.reading else { return };
-        let head = &reading.head;
-        let request = match Request::from_head(head, &*io) {
-            Ok(request) => request,
-            Err(error) => return self.refuse(io, error),
+        let Some(reading) = &mut self.reading else {
+            return;
         };
-        let awaiting = match await_accept(&request, head, io) {
-            Ok(awaiting) => awaiting,
+        let (request, awaiting) = match judge(reading, io) {
+            Ok(judged) => judged,
             Err(Failure::Protocol(error)) => return self.refuse(io, error),
-            Err(_) => return self.no_memory(io),
+            Err(_) => return self.answer_last(io, 503),
         };
         self.site.requested();
         let exchange = Exchange {
@@ -268,7 +264,7 @@ impl Downstream {
         exchange.tries = exchange.tries.saturating_add(1);
         exchange.waits_at = None;
         let mut bytes = OutQueue::new();
-        let encoded = match (&exchange.again, &self.reading) {
+        let encoded = match (&exchange.again, &mut self.reading) {
             (Some(again), _) => again.try_clone().map(|again| bytes = again).is_ok(),
             (None, Some(reading)) => {
                 encode(reading, &exchange.request, io, &checkout, &mut bytes).is_ok()
@@ -304,7 +300,7 @@ impl Downstream {
         checkout.pool().count_request();
         exchange.upstream = Some(checkout);
         if let Some(reading) = self.reading.take() {
-            io.consume(u32::from(reading.head.len));
+            io.consume(reading.len());
         }
         if exchange.request.framing == BodyFraming::None {
             self.await_response(io);
@@ -404,7 +400,7 @@ impl Downstream {
         let head_method = self.head_method();
         self.exchange = None;
         if let Some(reading) = self.reading.take() {
-            io.consume(u32::from(reading.head.len));
+            io.consume(reading.len());
         }
         if self.send_error(io, status, false, head_method) {
             self.next(io);
@@ -549,30 +545,43 @@ fn may_repeat(request: &Request) -> bool {
     idempotent && request.framing == BodyFraming::None && request.upgrade.is_none()
 }
 
+/// Decides what the complete head means, and what the answer to an offer in it must match.
+fn judge(
+    reading: &mut Reading,
+    io: &Io<'_>,
+) -> Result<(Request, Option<KBox<AwaitingAccept>>), Failure> {
+    let (head, bytes) = reading.complete(io)?;
+    let request = Request::from_head(head, &bytes).map_err(Failure::Protocol)?;
+    let awaiting = await_accept(&request, head, &bytes)?;
+    Ok((request, awaiting))
+}
+
 /// Keeps what the server's answer to an offer to upgrade must match.
 #[inline(never)] // The value is made on the stack: not on the frame of what follows.
 fn await_accept(
     request: &Request,
     head: &Head,
-    io: &Io<'_>,
+    bytes: &HeadBytes<'_>,
 ) -> Result<Option<KBox<AwaitingAccept>>, Failure> {
     let Some(offer) = &request.upgrade else {
         return Ok(None);
     };
-    let place = KBox::<AwaitingAccept>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)
-        .map_err(|_| Failure::NoMemory)?;
-    let awaiting = AwaitingAccept::new(offer, head, io).map_err(Failure::Protocol)?;
+    let place = KBox::<AwaitingAccept>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).map_err(|_| {
+        stats::inc(Counter::NoMemory);
+        Failure::NoMemory
+    })?;
+    let awaiting = AwaitingAccept::new(offer, head, bytes).map_err(Failure::Protocol)?;
     Ok(Some(KBox::write(place, awaiting)))
 }
 
 /// Writes the request's head for the server.
 fn encode(
-    reading: &Reading,
+    reading: &mut Reading,
     request: &Request,
     io: &Io<'_>,
     checkout: &Checkout,
-    bytes: &mut OutQueue,
-) -> Result<(), proto::span::Full> {
+    queue: &mut OutQueue,
+) -> Result<(), Failure> {
     let mut client = [0; ADDR_MAX];
     let mut host = [0; ADDR_MAX];
     let forward = encode::Forward {
@@ -581,7 +590,8 @@ fn encode(
         default_host: format(&mut host, format_args!("{}", checkout.pool().addr().get())),
         close: false,
     };
-    encode::request(&reading.head, request, io, &forward, bytes)
+    let (head, bytes) = reading.complete(io)?;
+    encode::request(head, request, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)
 }
 
 /// Formats into a buffer that is large enough.

@@ -24,8 +24,7 @@ use crate::{
     },
     proto::span::{
         Full,
-        Sink,
-        Source, //
+        Sink, //
     }, //
 };
 use kernel::{
@@ -104,12 +103,6 @@ pub(crate) const GONE: Events = net::SESSION << 11;
 pub(crate) const PEER_FIN: Events = net::SESSION << 12;
 /// To all: a listener was removed; whose site is, ends.
 pub(crate) const REMOVED: Events = net::SESSION << 13;
-
-impl Source for Io<'_> {
-    fn bytes_at(&self, offset: u32) -> &[u8] {
-        self.peek(offset)
-    }
-}
 
 impl Sink for OutQueue {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {

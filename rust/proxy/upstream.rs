@@ -12,13 +12,13 @@ use super::{
     body::{
         Body,
         Failure,
-        Forwarded,
-        Reading, //
+        Forwarded, //
     },
     pool::{
         self,
         Pool, //
     },
+    reading::Reading,
     session::{
         Conn,
         Io,
@@ -266,7 +266,7 @@ impl Upstream {
             let nothing = job
                 .reading
                 .as_ref()
-                .is_none_or(|reading| !reading.parser.has_begun());
+                .is_none_or(|reading| !reading.has_begun());
             if nothing && job.interim == 0 {
                 job.verdict = STALE;
             }
@@ -335,18 +335,14 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     }
     let mut reading = match job.reading.take() {
         Some(reading) => reading,
-        None => Reading::new(HeadParser::response()).map_err(|_| Failure::NoMemory)?,
+        None => Reading::new(HeadParser::response())?,
     };
-    let Reading { parser, head } = &mut *reading;
-    let progress = parser
-        .resume(&*io, head, &limits())
-        .map_err(Failure::Protocol)?;
-    let Progress::Done { len } = progress else {
+    if reading.resume(io, &limits())? == Progress::NeedMore {
         job.reading = Some(reading);
         return Ok(Outcome::NeedMore);
-    };
-    let response =
-        Response::from_head(&reading.head, &job.asked, &*io).map_err(Failure::Protocol)?;
+    }
+    let (head, bytes) = reading.complete(io)?;
+    let response = Response::from_head(head, &job.asked, &bytes).map_err(Failure::Protocol)?;
     let delivery = Delivery::new(&response, &job.asked, true);
     let outcome = match response.kind {
         ResponseKind::Interim => {
@@ -362,7 +358,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
                 .take()
                 .ok_or(Failure::Protocol(crate::proto::Error::UnaskedSwitch))?;
             let _accepted = awaiting
-                .accept(&reading.head, &response, &*io, sha1_base64)
+                .accept(head, &response, &bytes, sha1_base64)
                 .map_err(Failure::Protocol)?;
             Outcome::Switch
         }
@@ -376,15 +372,15 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     // A client of HTTP/1.0 knows no interim responses.
     let wanted = response.kind != ResponseKind::Interim || job.asked.version != Version::Http10;
     if wanted {
-        let mut bytes = OutQueue::new();
-        encode::response(&reading.head, &response, &*io, &delivery, &mut bytes).map_err(|_| {
+        let mut queue = OutQueue::new();
+        encode::response(head, &response, &bytes, &delivery, &mut queue).map_err(|_| {
             stats::inc(Counter::NoMemory);
             Failure::NoMemory
         })?;
-        job.send(&mut bytes)?;
+        job.send(&mut queue)?;
         job.started = response.kind != ResponseKind::Interim;
     }
-    io.consume(u32::from(len));
+    io.consume(reading.len());
     Ok(outcome)
 }
 

@@ -136,6 +136,11 @@ impl HeadParser {
         self.pos > 0
     }
 
+    /// Returns how many bytes of the head were looked at.
+    pub const fn position(&self) -> u16 {
+        self.pos
+    }
+
     /// Looks at the bytes that arrived since the last call and notes what they are in `head`.
     ///
     /// `head` must be empty at the first call and the same at every further one, `limits` too. After

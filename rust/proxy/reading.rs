@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A head on its way in: parsed where it lies in the receive queue.
+//!
+//! A head is looked at twice, when it is judged and when it is written for the other side, and must
+//! say the same both times. Memory that a process of this host sends by `sendfile()` or `vmsplice()`
+//! stays its own: a head in such memory is copied, at the latest before it is judged.
+//!
+//! Context: softirq, the lock of the reading connection held.
+
+use super::{
+    body::Failure,
+    session::Io, //
+};
+use crate::{
+    net::stats::{
+        self,
+        Counter, //
+    },
+    proto::{
+        h1::{
+            HeadParser,
+            Progress, //
+        },
+        head::{
+            Head,
+            Limits, //
+        },
+        span::{
+            Source,
+            Span, //
+        }, //
+    }, //
+};
+use kernel::prelude::*;
+
+/// A head or trailer section that is being read. Boxed, and only there meanwhile.
+pub(crate) struct Reading {
+    parser: HeadParser,
+    head: Head,
+    /// The first bytes of the head, if they are not read where they lie.
+    copy: KVec<u8>,
+}
+
+/// The bytes of a head.
+pub(crate) struct HeadBytes<'a> {
+    io: &'a Io<'a>,
+    copy: &'a [u8],
+}
+
+impl Source for HeadBytes<'_> {
+    fn bytes_at(&self, offset: u32) -> &[u8] {
+        if self.copy.is_empty() {
+            self.io.peek(offset)
+        } else {
+            self.copy.get(offset as usize..).unwrap_or(&[])
+        }
+    }
+}
+
+impl Reading {
+    /// Starts reading with a parser at its beginning.
+    #[inline(never)]
+    pub(crate) fn new(parser: HeadParser) -> Result<KBox<Reading>, Failure> {
+        // Memory first, so that the head is made there and not on the stack.
+        let place =
+            KBox::<Reading>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).map_err(|_| no_memory())?;
+        Ok(KBox::write(
+            place,
+            Reading {
+                parser,
+                head: Head::new(),
+                copy: KVec::new(),
+            },
+        ))
+    }
+
+    /// Says whether a byte of the head has been seen.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.parser.has_begun()
+    }
+
+    /// Returns the length of the complete head in bytes; 0 before that.
+    pub(crate) fn len(&self) -> u32 {
+        u32::from(self.head.len)
+    }
+
+    /// Reads what has arrived.
+    pub(crate) fn resume(&mut self, io: &Io<'_>, limits: &Limits) -> Result<Progress, Failure> {
+        loop {
+            let bytes = HeadBytes {
+                io,
+                copy: &self.copy,
+            };
+            let progress = self
+                .parser
+                .resume(&bytes, &mut self.head, limits)
+                .map_err(Failure::Protocol)?;
+            let unread = io.unread();
+            if progress != Progress::NeedMore || u32::from(self.parser.position()) >= unread {
+                return Ok(progress);
+            }
+            // There is more, which cannot be read where it lies. One byte over the limit shows that it
+            // is broken.
+            let most = u32::from(limits.head).saturating_add(1);
+            self.copy_up_to(io, unread.min(most))?;
+        }
+    }
+
+    /// Returns the complete head and its bytes.
+    pub(crate) fn complete<'a>(
+        &'a mut self,
+        io: &'a Io<'a>,
+    ) -> Result<(&'a Head, HeadBytes<'a>), Failure> {
+        if self.copy.is_empty() && !self.is_readable(io) {
+            self.copy_up_to(io, self.len())?;
+        }
+        let bytes = HeadBytes {
+            io,
+            copy: &self.copy,
+        };
+        Ok((&self.head, bytes))
+    }
+
+    /// Says whether all bytes of the complete head can be read where they lie.
+    fn is_readable(&self, io: &Io<'_>) -> bool {
+        let bytes = HeadBytes { io, copy: &[] };
+        let all = Span::between(0, self.head.len);
+        let readable: usize = all.pieces(&bytes).map(<[u8]>::len).sum();
+        readable == usize::from(all.len)
+    }
+
+    /// Extends the copy to the first `len` bytes. Fails unless it becomes longer.
+    #[cold]
+    fn copy_up_to(&mut self, io: &Io<'_>, len: u32) -> Result<(), Failure> {
+        let had = self.copy.len();
+        let more = (len as usize).saturating_sub(had);
+        self.copy
+            .extend_with(more, 0, GFP_ATOMIC | __GFP_NOWARN)
+            .map_err(|_| no_memory())?;
+        let room = self.copy.as_mut_slice().get_mut(had..).unwrap_or(&mut []);
+        let copied = io.copy(had as u32, room);
+        self.copy.truncate(had.saturating_add(copied));
+        if copied == 0 {
+            return Err(no_memory());
+        }
+        Ok(())
+    }
+}
+
+fn no_memory() -> Failure {
+    stats::inc(Counter::NoMemory);
+    Failure::NoMemory
+}
