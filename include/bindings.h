@@ -41,8 +41,11 @@ static const u32 SQUALL_SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL |
 static const u32 SQUALL_MSG_MORE = MSG_MORE;
 static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
 
-/* Number of counters kept per CPU; rust/net/stats.rs names them. */
-#define SQUALL_COUNTERS 64
+/*
+ * Number of counters kept per CPU: those that rust/net/stats.rs names, and two
+ * for each rule that a message can break.
+ */
+#define SQUALL_COUNTERS 192
 
 /**
  * struct squall_cpu - what Squall keeps per CPU
@@ -75,8 +78,19 @@ struct squall_sysctl {
 	u32 linger_timeout;
 	u32 backoff_min;
 	u32 backoff_max;
+	u32 first_byte_timeout;
+	u32 request_line_max;
+	u32 field_line_max;
 	u32 head_max;
 	u32 fields_max;
+	u32 chunk_line_max;
+	u32 chunk_excess_max;
+	u32 trailers_max;
+	u32 trailer_fields_max;
+	u32 body_max_kib;
+	u32 body_rate_min;
+	u32 pipelined_max;
+	u32 requests_max;
 	u32 rcvbuf;
 	u32 queue_high;
 	u32 queue_low;

@@ -111,3 +111,21 @@ mod encode {
         assert_eq!(crate::all_pass(file), Ok(true));
     }
 }
+
+#[kunit_tests(squall_forwarded)]
+mod forwarded {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/forwarded.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
+#[kunit_tests(squall_limits)]
+mod limits {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/limits.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}

@@ -66,8 +66,8 @@ def attributes():
             for name in os.listdir(squall.ROOT + below):
                 path = f"{squall.ROOT}{below}/{name}"
                 if os.path.isfile(path):
-                    default = "" if name == "stats" else squall.read(path)
-                    registered[prefix + name] = (default or ("" if name == "stats" else "empty"), mode(path))
+                    counts = name == "stats" or name.startswith("refused_")
+                    registered[prefix + name] = ("" if counts else squall.read(path) or "empty", mode(path))
     finally:
         squall.remove_tree(f"{squall.ROOT}/fresh")
     equal({row[0]: (row[1], row[2]) for row in table("Attributes")}, registered, "attributes, defaults and modes")

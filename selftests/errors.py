@@ -233,7 +233,8 @@ def gone_client():
 @case("requests pipelined to a server that is down are answered in order, however many")
 def pipelined_refusals():
     count = ktap.scaled(2000, 300)
-    with squall.Listener("127.0.0.1:9", wait=False) as web, web.connect() as client:
+    many = squall.sysctl(pipelined_max=10_000)
+    with many, squall.Listener("127.0.0.1:9", wait=False) as web, web.connect() as client:
         time.sleep(ktap.seconds(0.3))
         client.send(b"GET / HTTP/1.1\r\nHost:a\r\n\r\n" * count)
         for number in range(count):

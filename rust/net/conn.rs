@@ -422,6 +422,11 @@ impl<S: Session> Conn<S> {
         }
     }
 
+    /// Says whether one of these events was posted and not been served yet. Any context.
+    pub(crate) fn is_posted(&self, events: Events) -> bool {
+        self.events.load(Relaxed) & events != 0
+    }
+
     /// Sets bits of `events`; returns what was there.
     pub(super) fn raise(&self, events: Events) -> Events {
         let mut old = self.events.load(Relaxed);

@@ -58,6 +58,16 @@ counters! {
     BadRequests "bad_requests";
     /// Responses of servers that were refused.
     BadResponses "bad_responses";
+    /// Connections closed because no byte came within `net.squall.first_byte_timeout_ms`.
+    FirstByteTimeouts "first_byte_timeouts";
+    /// Connections closed because no further request came within `net.squall.keepalive_timeout_ms`.
+    KeepaliveTimeouts "keepalive_timeouts";
+    /// 408: a body came more slowly than `net.squall.body_rate_min`.
+    BodyRateTimeouts "body_rate_timeouts";
+    /// Connections closed at `net.squall.requests_max`.
+    RequestsLimit "requests_limit";
+    /// Connections closed at `net.squall.pipelined_max`.
+    PipelinedLimit "pipelined_limit";
     /// Error responses of Squall's own, all statuses.
     ErrorResponses "error_responses";
     /// 408: the client took too long.
@@ -94,7 +104,13 @@ counters! {
     Passes "passes";
 }
 
-const _: () = assert!(Counter::ALL.len() <= bindings::SQUALL_COUNTERS as usize);
+/// The first counter that the user of this module numbers.
+const NUMBERED: usize = 64;
+
+/// How many counters the user of this module may number; see [`inc_numbered`].
+pub(crate) const NUMBERED_MAX: usize = bindings::SQUALL_COUNTERS as usize - NUMBERED;
+
+const _: () = assert!(Counter::ALL.len() <= NUMBERED);
 
 /// A counter of one object, for events that are not so frequent that it has to be per CPU.
 pub(crate) struct Tally(Atomic<u64>);
@@ -140,4 +156,21 @@ pub(crate) fn inc(counter: Counter) {
 pub(crate) fn sum(counter: Counter) -> u64 {
     // SAFETY: No preconditions; the helper checks the index.
     unsafe { bindings::squall_count_sum(counter as u32) }
+}
+
+/// Adds one to a counter that has a number, below [`NUMBERED_MAX`], instead of a name. Any context.
+pub(crate) fn inc_numbered(number: usize) {
+    if number < NUMBERED_MAX {
+        // SAFETY: No preconditions; the helper checks the index.
+        unsafe { bindings::squall_count((NUMBERED + number) as u32, 1) };
+    }
+}
+
+/// Returns the sum of a numbered counter over all CPUs.
+pub(crate) fn sum_numbered(number: usize) -> u64 {
+    if number >= NUMBERED_MAX {
+        return 0;
+    }
+    // SAFETY: No preconditions; the helper checks the index.
+    unsafe { bindings::squall_count_sum((NUMBERED + number) as u32) }
 }

@@ -23,8 +23,19 @@ struct squall_sysctl squall_sysctl = {
 	.linger_timeout = 5000,
 	.backoff_min = 50,
 	.backoff_max = 1000,
+	.first_byte_timeout = 10000,
+	.request_line_max = 8192,
+	.field_line_max = 16384,
 	.head_max = 16384,
 	.fields_max = 96,
+	.chunk_line_max = 1024,
+	.chunk_excess_max = 16384,
+	.trailers_max = 8192,
+	.trailer_fields_max = 32,
+	.body_max_kib = 1048576,
+	.body_rate_min = 100,
+	.pipelined_max = 1000,
+	.requests_max = 100000,
 	.rcvbuf = 262144,
 	.queue_high = 131072,
 	.queue_low = 32768,
@@ -61,8 +72,10 @@ static int squall_douintvec(const struct ctl_table *table, int write,
 	return err;
 }
 
-static const unsigned int head_lo = 1024, head_hi = 65000;
+static const unsigned int line_lo = 64, head_lo = 1024, head_hi = 65000;
 static const unsigned int fields_lo = 8, fields_hi = 96;
+static const unsigned int chunk_lo = 16, chunk_hi = 32768;
+static const unsigned int none = 0, any = UINT_MAX;
 static const unsigned int buf_lo = 65536, buf_hi = 64 << 20;
 static const unsigned int queue_lo = 4096, queue_hi = 16 << 20;
 static const unsigned int splice_lo = 64, splice_hi = 65536;
@@ -100,8 +113,19 @@ static struct ctl_table squall_table[] = {
 	TIMEOUT(linger_timeout),
 	TIMEOUT(backoff_min),
 	TIMEOUT(backoff_max),
+	TIMEOUT(first_byte_timeout),
+	ENTRY(request_line_max, line_lo, head_hi),
+	ENTRY(field_line_max, line_lo, head_hi),
 	ENTRY(head_max, head_lo, head_hi),
 	ENTRY(fields_max, fields_lo, fields_hi),
+	ENTRY(chunk_line_max, chunk_lo, chunk_hi),
+	ENTRY(chunk_excess_max, chunk_lo, chunk_hi),
+	ENTRY(trailers_max, line_lo, head_hi),
+	ENTRY(trailer_fields_max, none, fields_hi),
+	ENTRY(body_max_kib, none, any),
+	ENTRY(body_rate_min, none, any),
+	ENTRY(pipelined_max, count_lo, any),
+	ENTRY(requests_max, count_lo, any),
 	ENTRY(rcvbuf, buf_lo, buf_hi),
 	ENTRY(queue_high, queue_lo, queue_hi),
 	ENTRY(queue_low, queue_lo, queue_hi),

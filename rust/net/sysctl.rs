@@ -42,10 +42,32 @@ values! {
     backoff_min;
     /// Milliseconds between attempts to reconnect, at most.
     backoff_max;
+    /// Milliseconds from accepting a connection to the first byte of its first request.
+    first_byte_timeout;
+    /// Bytes of a request line, CR LF included, at most.
+    request_line_max;
+    /// Bytes of a field line, CR LF included, at most.
+    field_line_max;
     /// Bytes of a head, at most.
     head_max;
     /// Field lines of a head, at most.
     fields_max;
+    /// Bytes of the line of a chunk size, extensions and CR LF included, at most.
+    chunk_line_max;
+    /// Bytes by which the lines of chunk sizes may outweigh the content of a body, at most.
+    chunk_excess_max;
+    /// Bytes of a trailer section, at most.
+    trailers_max;
+    /// Field lines of a trailer section, at most.
+    trailer_fields_max;
+    /// KiB of a request's content, at most; 0 for any number.
+    body_max_kib;
+    /// Bytes per second at which a request's body must come, at least; 0 for any rate.
+    body_rate_min;
+    /// Requests in a row that had come before the response to the one before was complete, at most.
+    pipelined_max;
+    /// Requests on one downstream connection, at most.
+    requests_max;
     /// Bytes that what a socket holds unread may take, the overhead of its buffers included.
     rcvbuf;
     /// Bytes in a queue at which its writer has to wait.

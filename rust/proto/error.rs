@@ -133,11 +133,11 @@ errors! {
     BadChunkSize "bad_chunk_size" 400;
     /// A chunk extension is malformed. RFC 9112 section 7.1.1.
     BadChunkExtension "bad_chunk_extension" 400;
-    /// The line of a chunk size is longer than 1 KiB (`MAX_CHUNK_LINE`). RFC 9112 section 7.1.1.
+    /// The line of a chunk size is longer than [`crate::proto::h1::BodyLimits::chunk_line`]. RFC 9112 section 7.1.1.
     ChunkLineTooLong "chunk_line_too_long" 400;
-    /// Chunk extensions outweigh the content by more than 16 KiB (`MAX_CHUNK_EXCESS`). RFC 9112 section 7.1.1.
+    /// Chunk extensions outweigh the content by more than [`crate::proto::h1::BodyLimits::chunk_excess`]. RFC 9112 section 7.1.1.
     ChunkExcess "chunk_excess" 400;
-    /// The chunks of a body add up to 2^63 bytes or more.
+    /// The content is longer than [`crate::proto::h1::BodyLimits::content`]. RFC 9110 section 15.5.14.
     BodyTooLarge "body_too_large" 413;
     /// The connection ended before the message did. RFC 9112 section 8.
     Truncated "truncated" 400;

@@ -10,6 +10,7 @@ mod scan;
 
 pub use self::body::{
     BodyDecoder,
+    BodyLimits,
     Step, //
 };
 pub use self::parser::{

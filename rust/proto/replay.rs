@@ -11,6 +11,7 @@ use crate::proto::h1::encode::{
 };
 use crate::proto::h1::{
     BodyDecoder,
+    BodyLimits,
     HeadParser,
     Progress,
     Step, //
@@ -50,7 +51,8 @@ const FORWARD: Forward<'static> = Forward {
     client: b"192.0.2.7",
     scheme: b"http",
     default_host: b"10.0.0.2:9000",
-    close: false,
+    trusted: false,
+    forwarded: false,
 };
 
 /// Most bytes that the `raw` or `request` of one vector may have.
@@ -90,7 +92,8 @@ impl From<fmt::Error> for Stop {
 pub struct Replay<'a> {
     src: Arrived<'a>,
     head: &'a mut Head,
-    limits: Limits,
+    limits: AllLimits,
+    forward: Forward<'a>,
     out: &'a mut dyn Sink,
     log: &'a mut dyn fmt::Write,
     sha1_base64: Sha1Base64,
@@ -163,6 +166,12 @@ pub fn replay(
         src: Arrived::new(raw, arrival),
         head: memory.head,
         limits: limits(vector)?,
+        forward: Forward {
+            client: vector.value("client").map_or(FORWARD.client, str::as_bytes),
+            trusted: vector.has("trusted"),
+            forwarded: vector.has("forwarded"),
+            ..FORWARD
+        },
         out,
         log,
         sha1_base64,
@@ -188,16 +197,36 @@ pub fn replay(
     ended.ok()
 }
 
+/// Everything that a vector may limit.
+#[derive(Clone, Copy)]
+struct AllLimits {
+    head: Limits,
+    body: BodyLimits,
+    trailers: Limits,
+}
+
 /// Reads the limits of a vector.
-fn limits(vector: &Vector<'_>) -> Option<Limits> {
-    let mut limits = Limits::DEFAULT;
+fn limits(vector: &Vector<'_>) -> Option<AllLimits> {
+    let mut limits = AllLimits {
+        head: Limits::DEFAULT,
+        body: BodyLimits::DEFAULT,
+        trailers: Limits::TRAILERS,
+    };
     for word in vector.value("limits").unwrap_or("").split_whitespace() {
         let (name, number) = word.split_once('=')?;
         let limit = match name {
-            "head" => &mut limits.head,
-            "start_line" => &mut limits.start_line,
-            "field_line" => &mut limits.field_line,
-            "fields" => &mut limits.fields,
+            "head" => &mut limits.head.head,
+            "start_line" => &mut limits.head.start_line,
+            "field_line" => &mut limits.head.field_line,
+            "fields" => &mut limits.head.fields,
+            "chunk_line" => &mut limits.body.chunk_line,
+            "chunk_excess" => &mut limits.body.chunk_excess,
+            "trailers" => &mut limits.trailers.head,
+            "trailer_fields" => &mut limits.trailers.fields,
+            "content" => {
+                limits.body.content = number.parse().ok()?;
+                continue;
+            }
             _ => return None,
         };
         *limit = number.parse().ok()?;
@@ -209,7 +238,7 @@ impl Replay<'_> {
     /// Runs requests until the bytes are used up.
     fn requests(&mut self) -> Result<(), Stop> {
         while !self.src.is_empty() || self.src.more() {
-            self.head(HeadParser::request(), self.limits)?;
+            self.head(HeadParser::request(), self.limits.head)?;
             let request = Request::from_head(self.head, &self.src)?;
             if let Some(offer) = &request.upgrade {
                 AwaitingAccept::new(offer, self.head, &self.src)?;
@@ -231,11 +260,7 @@ impl Replay<'_> {
                 ""
             };
             writeln!(self.log, "{expect}{upgrade}")?;
-            let forward = Forward {
-                close: self.last,
-                ..FORWARD
-            };
-            encode::request(self.head, &request, &self.src, &forward, self.out)?;
+            encode::request(self.head, &request, &self.src, &self.forward, self.out)?;
             self.src.consume(usize::from(self.head.len));
             if request.upgrade.is_some() {
                 return Err(Stop::Rest);
@@ -249,7 +274,7 @@ impl Replay<'_> {
     fn responses(&mut self, request: &[u8], close: bool) -> Result<(), Stop> {
         let (asked, awaiting) = self.ask(request)?;
         loop {
-            self.head(HeadParser::response(), self.limits)?;
+            self.head(HeadParser::response(), self.limits.head)?;
             let response = Response::from_head(self.head, &asked, &self.src)?;
             if response.kind == ResponseKind::Switch {
                 let awaiting = awaiting.as_ref().ok_or(Stop::Broken)?;
@@ -332,7 +357,7 @@ impl Replay<'_> {
         close: bool,
     ) -> Result<(), Stop> {
         let chunked = delivered == BodyFraming::Chunked;
-        let mut decoder = BodyDecoder::new(framing);
+        let mut decoder = BodyDecoder::new(framing, &self.limits.body);
         let mut total = 0u64;
         let mut trailers = false;
         loop {
@@ -359,7 +384,7 @@ impl Replay<'_> {
                     count
                 }
                 Step::Trailers => {
-                    self.head(HeadParser::trailers(), Limits::TRAILERS)?;
+                    self.head(HeadParser::trailers(), self.limits.trailers)?;
                     writeln!(self.log, "trailers {}", self.head.fields().len())?;
                     if chunked {
                         encode::trailers(self.head, &self.src, self.out)?;

@@ -10,7 +10,10 @@
 //! |---|---|
 //! | `vector` | its name; first line |
 //! | `kind` | `request`; `response`; `error`: a response of our own; `chunk`: the line that opens a chunk |
-//! | `limits` | `head`, `start_line`, `field_line` or `fields`, `=`, number; any of them, by spaces |
+//! | `limits` | `head`, `start_line`, `field_line`, `fields`, `chunk_line`, `chunk_excess`, `trailers`, `trailer_fields` or `content`, `=`, number; any of them, by spaces |
+//! | `client` | the address of the client, instead of 192.0.2.7 |
+//! | `trusted` | `yes`: the client may say whom it acts for |
+//! | `forwarded` | `yes`: a Forwarded field is written |
 //! | `request` | bytes of the request that a response answers; a plain GET if absent |
 //! | `raw` | the bytes that arrive |
 //! | `close` | `yes`: then the sender closes the connection; of a response of our own: we do |

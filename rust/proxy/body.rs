@@ -6,6 +6,7 @@
 //! anew. Context: softirq, the lock of the reading connection held.
 
 use super::{
+    limits,
     reading::Reading,
     session::{
         Conn,
@@ -26,11 +27,11 @@ use crate::{
         h1::{
             encode,
             BodyDecoder,
+            BodyLimits,
             HeadParser,
             Progress,
             Step, //
         },
-        head::Limits,
         message::BodyFraming, //
     }, //
 };
@@ -66,18 +67,26 @@ pub(crate) struct Body {
     chunked: bool,
     /// Content left in the chunk whose head was written.
     chunk_left: u64,
+    /// Content forwarded so far, in bytes.
+    forwarded: u64,
     trailers: Option<KBox<Reading>>,
 }
 
 impl Body {
     /// Makes a body that comes framed as `from` and goes framed as `to`.
-    pub(crate) fn new(from: BodyFraming, to: BodyFraming) -> Body {
+    pub(crate) fn new(from: BodyFraming, to: BodyFraming, limits: &BodyLimits) -> Body {
         Body {
-            decoder: BodyDecoder::new(from),
+            decoder: BodyDecoder::new(from, limits),
             chunked: from == BodyFraming::Chunked && to == BodyFraming::Chunked,
             chunk_left: 0,
+            forwarded: 0,
             trailers: None,
         }
+    }
+
+    /// Returns how many bytes of content were forwarded.
+    pub(crate) fn forwarded(&self) -> u64 {
+        self.forwarded
     }
 
     /// Forwards what has arrived.
@@ -104,6 +113,7 @@ impl Body {
                 Step::Data { max } => {
                     let spliced = io.splice(to, max);
                     self.decoder.advance(spliced.bytes);
+                    self.forwarded = self.forwarded.saturating_add(spliced.bytes);
                     self.chunk_sent(spliced.bytes, to)?;
                     match spliced.stop {
                         Stop::Done if spliced.bytes == 0 => return self.starved(io),
@@ -159,7 +169,7 @@ impl Body {
         let Some(reading) = self.trailers.as_deref_mut() else {
             return Err(Failure::NoMemory);
         };
-        if reading.resume(io, &Limits::TRAILERS)? == Progress::NeedMore {
+        if reading.resume(io, &limits::trailers())? == Progress::NeedMore {
             return self.starved(io);
         }
         if self.chunked {

@@ -3,8 +3,8 @@
 //! `/sys/kernel/config/squall`: a directory is a thing, a file a property of it.
 //!
 //! ```text
-//! squall/stats                               counters of the whole module
-//! squall/<listener>/{address,enable,stats}
+//! squall/{stats,refused_requests,refused_responses}
+//! squall/<listener>/{address,enable,trusted,forwarded,stats}
 //! squall/<listener>/<route>/stats
 //! squall/<listener>/<route>/<server>/{address,connections,stats}
 //! ```
@@ -18,24 +18,34 @@
 //! directory. None is ever taken in softirq.
 
 use super::{
+    network::{
+        Networks,
+        NETWORKS_MAX, //
+    },
     pool::{
         self,
         Pool,
         CONNECTIONS_MAX, //
     },
-    session::Session,
+    session::{
+        broken,
+        Session, //
+    },
     site::{
         Route,
         Site, //
     }, //
 };
-use crate::net::{
-    stats::{
-        self,
-        Counter, //
+use crate::{
+    net::{
+        stats::{
+            self,
+            Counter, //
+        },
+        Listener,
+        SocketAddr, //
     },
-    Listener,
-    SocketAddr, //
+    proto, //
 };
 use core::fmt::{
     self,
@@ -76,6 +86,8 @@ pub(crate) fn register() -> impl PinInit<configfs::Subsystem<Root>, Error> {
         child: ListenerDir,
         attributes: [
             stats: 0,
+            refused_requests: 1,
+            refused_responses: 2,
         ],
     };
     configfs::Subsystem::new(c"squall", root, try_init!(Root {}))
@@ -123,6 +135,8 @@ impl GroupOperations for Root {
                 address: 0,
                 enable: 1,
                 stats: 2,
+                trusted: 3,
+                forwarded: 4,
             ],
         };
         let data = ListenerDir::new(name(dir)?)?;
@@ -141,6 +155,33 @@ impl AttributeOperations<0> for Root {
             })
         })
     }
+}
+
+#[vtable]
+impl AttributeOperations<1> for Root {
+    type Data = Root;
+
+    fn show(_: &Root, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        show_broken(page, |counts| counts.0)
+    }
+}
+
+#[vtable]
+impl AttributeOperations<2> for Root {
+    type Data = Root;
+
+    fn show(_: &Root, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        show_broken(page, |counts| counts.1)
+    }
+}
+
+/// Writes how often each rule was broken.
+fn show_broken(page: &mut [u8; PAGE_SIZE], side: fn((u64, u64)) -> u64) -> Result<usize> {
+    show(page, |text| {
+        proto::Error::ALL
+            .iter()
+            .try_for_each(|&error| writeln!(text, "{} {}", error.name(), side(broken(error))))
+    })
 }
 
 /// The directory of a listener. Dropped in order: nothing is accepted any more when the site ends.
@@ -251,11 +292,7 @@ impl AttributeOperations<1> for ListenerDir {
 
     fn store(dir: &ListenerDir, page: &[u8]) -> Result {
         let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "enable", page, why, err);
-        let enable = match page.trim_ascii() {
-            b"0" => false,
-            b"1" => true,
-            _ => return Err(refuse(format_args!("neither 0 nor 1"), EINVAL)),
-        };
+        let enable = switch(page).map_err(|err| refuse(format_args!("neither 0 nor 1"), err))?;
         let mut state = dir.state.lock();
         if !enable {
             let listener = state.listener.take();
@@ -294,6 +331,57 @@ impl AttributeOperations<2> for ListenerDir {
             writeln!(text, "tunnels_open {}", tunnels.saturating_sub(ended))?;
             writeln!(text, "tunnels {}", tunnels)
         })
+    }
+}
+
+#[vtable]
+impl AttributeOperations<3> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        show(page, |text| dir.site.0.show_trusted(text))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let networks = Networks::parse(page).map_err(|err| {
+            refuse(
+                &dir.name,
+                "trusted",
+                page,
+                format_args!("not a list of up to {NETWORKS_MAX} networks such as 192.0.2.0/24"),
+                err,
+            )
+        })?;
+        dir.site.0.set_trusted(networks);
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<4> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let forwarded = dir.site.0.forwarded(None);
+        show(page, |text| writeln!(text, "{}", u8::from(forwarded)))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let forwarded = switch(page).map_err(|err| {
+            let why = format_args!("neither 0 nor 1");
+            refuse(&dir.name, "forwarded", page, why, err)
+        })?;
+        dir.site.0.forwarded(Some(forwarded));
+        Ok(())
+    }
+}
+
+/// Reads 0 or 1.
+fn switch(text: &[u8]) -> Result<bool> {
+    match text.trim_ascii() {
+        b"0" => Ok(false),
+        b"1" => Ok(true),
+        _ => Err(EINVAL),
     }
 }
 

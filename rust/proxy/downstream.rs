@@ -14,6 +14,7 @@ use super::{
         Failure,
         Forwarded, //
     },
+    limits,
     pool::{
         self,
         Answer,
@@ -25,6 +26,7 @@ use super::{
         Reading, //
     },
     session::{
+        count_request_error,
         Io,
         Mail,
         Session,
@@ -41,17 +43,15 @@ use super::{
         REFUSED_504,
         REMOVED,
         STALE,
-        SWITCHED, //
+        SWITCHED,
+        WHOLE, //
     },
     site::Site,
     tunnel::{
         self,
         Tunnel, //
     },
-    upstream::{
-        limits,
-        Job, //
-    }, //
+    upstream::Job, //
 };
 use crate::{
     net::{
@@ -117,6 +117,10 @@ enum State {
 pub(crate) struct Downstream {
     site: Arc<Site>,
     state: State,
+    /// Requests so far.
+    requests: u32,
+    /// Requests in a row that had come before the response to the one before was complete.
+    pipelined: u32,
     reading: Option<KBox<Reading>>,
     exchange: Option<KBox<Exchange>>,
 }
@@ -133,6 +137,11 @@ struct Exchange {
     /// The pool whose next free connection is ours.
     waits_at: Option<ARef<Pool>>,
     tries: u8,
+    /// The beginning of the time in which the rate of the body is measured, and how much of it had been
+    /// forwarded then.
+    measured: (Moment, u64),
+    /// In that time the server was not ready to take the body.
+    held_back: bool,
 }
 
 impl Downstream {
@@ -142,6 +151,8 @@ impl Downstream {
         Downstream {
             site,
             state: State::Head,
+            requests: 0,
+            pipelined: 0,
             reading: None,
             exchange: None,
         }
@@ -169,7 +180,7 @@ impl Downstream {
             if io.eof() {
                 io.release();
             } else if self.reading.is_none() && !io.has_deadline() {
-                io.set_deadline(sysctl::keepalive_timeout());
+                io.set_deadline(sysctl::first_byte_timeout());
             }
             return;
         }
@@ -189,7 +200,7 @@ impl Downstream {
                 }
             }
         };
-        let result = reading.resume(io, &limits());
+        let result = reading.resume(io, &limits::request());
         self.reading = Some(reading);
         match result {
             Ok(Progress::Done { .. }) => self.begin(io),
@@ -211,22 +222,43 @@ impl Downstream {
             Err(Failure::Protocol(error)) => return self.refuse(io, error),
             Err(_) => return self.answer_last(io, 503),
         };
+        if matches!(request.framing, BodyFraming::Length(length) if length > limits::content()) {
+            return self.refuse(io, proto::Error::BodyTooLarge);
+        }
         self.site.requested();
+        let mut asked = Asked::from(&request);
+        asked.keep_alive = asked.keep_alive && self.may_go_on();
         let exchange = Exchange {
             request,
-            asked: Asked::from(&request),
+            asked,
             awaiting,
             upstream: None,
-            body: Body::new(request.framing, request.framing),
+            body: Body::new(request.framing, request.framing, &limits::request_body()),
             again: None,
             waits_at: None,
             tries: 0,
+            measured: (Moment::now(), 0),
+            held_back: false,
         };
         match KBox::new(exchange, GFP_ATOMIC | __GFP_NOWARN) {
             Ok(exchange) => self.exchange = Some(exchange),
             Err(_) => return self.no_memory(io),
         }
         self.ask(io);
+    }
+
+    /// Counts a request; says whether the connection may have another.
+    fn may_go_on(&mut self) -> bool {
+        self.requests = self.requests.saturating_add(1);
+        if self.requests >= sysctl::requests_max() {
+            stats::inc(Counter::RequestsLimit);
+            return false;
+        }
+        if self.pipelined >= sysctl::pipelined_max() {
+            stats::inc(Counter::PipelinedLimit);
+            return false;
+        }
+        true
     }
 
     /// Asks for a server connection.
@@ -266,9 +298,15 @@ impl Downstream {
         let mut bytes = OutQueue::new();
         let encoded = match (&exchange.again, &mut self.reading) {
             (Some(again), _) => again.try_clone().map(|again| bytes = again).is_ok(),
-            (None, Some(reading)) => {
-                encode(reading, &exchange.request, io, &checkout, &mut bytes).is_ok()
-            }
+            (None, Some(reading)) => encode(
+                reading,
+                &exchange.request,
+                io,
+                &self.site,
+                &checkout,
+                &mut bytes,
+            )
+            .is_ok(),
             (None, None) => false,
         };
         if !encoded {
@@ -279,7 +317,9 @@ impl Downstream {
             // Without memory for it the request is just not sent again.
             exchange.again = bytes.try_clone().ok();
         }
-        let job = match Job::new(io.conn().into(), exchange.asked, exchange.awaiting.take()) {
+        let whole = exchange.request.framing == BodyFraming::None;
+        let awaiting = exchange.awaiting.take();
+        let job = match Job::new(io.conn().into(), exchange.asked, awaiting, whole) {
             Ok(job) => job,
             Err(_) => {
                 self.no_memory(io);
@@ -302,13 +342,19 @@ impl Downstream {
         if let Some(reading) = self.reading.take() {
             io.consume(reading.len());
         }
-        if exchange.request.framing == BodyFraming::None {
+        if whole {
             self.await_response(io);
-        } else {
-            self.state = State::Body;
-            io.set_deadline(sysctl::body_timeout());
-            self.forward_body(io);
+            return true;
         }
+        self.state = State::Body;
+        exchange.measured = (Moment::now(), 0);
+        let mut timeout = sysctl::body_timeout();
+        if exchange.request.expect_continue {
+            // It waits for the server first, which has a timeout of its own.
+            timeout = timeout.saturating_add(sysctl::response_timeout());
+        }
+        io.set_deadline(timeout);
+        self.forward_body(io);
         true
     }
 
@@ -325,12 +371,15 @@ impl Downstream {
             return;
         };
         match exchange.body.forward(io, conn) {
-            Ok(Forwarded::All) => self.await_response(io),
-            Ok(Forwarded::Part) => {}
+            Ok(Forwarded::All) => {
+                conn.post(WHOLE);
+                self.await_response(io);
+            }
+            Ok(Forwarded::Part) => exchange.held_back |= io.unread() > 0,
             // The server's side will say what became of it.
             Err(Failure::ReceiverGone) => {}
             Err(Failure::Protocol(error)) => {
-                stats::inc(Counter::BadRequests);
+                count_request_error(error);
                 self.fail_body(io, error.status());
             }
             Err(Failure::NoMemory) => self.fail_body(io, 503),
@@ -369,6 +418,10 @@ impl Downstream {
         self.state = State::Head;
         self.reading = None;
         io.set_deadline(sysctl::keepalive_timeout());
+        self.pipelined = match io.unread() {
+            0 => 0,
+            _ => self.pipelined.saturating_add(1),
+        };
         if io.unread() > 0 || io.fin_received() {
             // In a pass of its own: from here it would be a recursion that the client controls.
             io.conn().post(RESUME);
@@ -377,7 +430,7 @@ impl Downstream {
 
     /// A malformed request: the rest of the connection cannot be trusted.
     fn refuse(&mut self, io: &mut Io<'_>, error: proto::Error) {
-        stats::inc(Counter::BadRequests);
+        count_request_error(error);
         self.site.refused(error);
         self.answer_last(io, error.status());
     }
@@ -438,7 +491,13 @@ impl Downstream {
 
     fn timer(&mut self, io: &mut Io<'_>) {
         match self.state {
-            State::Head if self.is_idle() => io.release(),
+            State::Head if self.is_idle() => {
+                stats::inc(match self.requests {
+                    0 => Counter::FirstByteTimeouts,
+                    _ => Counter::KeepaliveTimeouts,
+                });
+                io.release();
+            }
             State::Head => {
                 stats::inc(Counter::RequestTimeouts);
                 self.answer_last(io, 408);
@@ -454,21 +513,7 @@ impl Downstream {
                 }
                 self.answer(io, 504);
             }
-            State::Body => {
-                let timeout = sysctl::body_timeout();
-                let held_back = self
-                    .exchange
-                    .as_ref()
-                    .and_then(|exchange| exchange.upstream.as_ref()?.conn())
-                    .is_some_and(|conn| conn.is_full());
-                // A server that takes its time is not the client's fault.
-                if held_back || Moment::now().is_before(io.activity().after_ms(timeout)) {
-                    io.set_deadline(timeout);
-                } else {
-                    stats::inc(Counter::RequestTimeouts);
-                    self.fail_body(io, 408);
-                }
-            }
+            State::Body => self.body_due(io),
             State::Response | State::Room => {
                 let timeout = sysctl::send_timeout();
                 if io.unsent() && !Moment::now().is_before(io.sent_at().after_ms(timeout)) {
@@ -480,6 +525,40 @@ impl Downstream {
                 }
             }
         }
+    }
+
+    /// Looks at how fast the body of the request comes.
+    fn body_due(&mut self, io: &mut Io<'_>) {
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
+        let now = Moment::now();
+        let timeout = sysctl::body_timeout();
+        let full = exchange
+            .upstream
+            .as_ref()
+            .and_then(Checkout::conn)
+            .is_some_and(|conn| conn.is_full());
+        let (since, before) = exchange.measured;
+        let forwarded = exchange.body.forwarded();
+        let came = forwarded.saturating_sub(before);
+        let wanted = u64::from(sysctl::body_rate_min())
+            .saturating_mul(u64::from(since.ms_until(now)))
+            .wrapping_div(1000);
+        // A server that takes its time is not the client's fault.
+        let held_back = core::mem::replace(&mut exchange.held_back, false) || full;
+        exchange.measured = (now, forwarded);
+        if held_back {
+            return io.set_deadline(timeout);
+        }
+        if !now.is_before(io.activity().after_ms(timeout)) {
+            stats::inc(Counter::RequestTimeouts);
+        } else if came < wanted {
+            stats::inc(Counter::BodyRateTimeouts);
+        } else {
+            return io.set_deadline(timeout);
+        }
+        self.fail_body(io, 408);
     }
 
     /// The server connection was closed before it answered.
@@ -579,16 +658,20 @@ fn encode(
     reading: &mut Reading,
     request: &Request,
     io: &Io<'_>,
+    site: &Site,
     checkout: &Checkout,
     queue: &mut OutQueue,
 ) -> Result<(), Failure> {
     let mut client = [0; ADDR_MAX];
     let mut host = [0; ADDR_MAX];
+    let peer = io.peer();
+    let (trusted, forwarded) = site.origin(peer);
     let forward = encode::Forward {
-        client: format(&mut client, format_args!("{}", io.peer())),
+        client: format(&mut client, format_args!("{peer}")),
         scheme: b"http",
         default_host: format(&mut host, format_args!("{}", checkout.pool().addr().get())),
-        close: false,
+        trusted,
+        forwarded,
     };
     let (head, bytes) = reading.complete(io)?;
     encode::request(head, request, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)

@@ -18,13 +18,20 @@ use super::{
 use crate::{
     net::{
         self,
+        stats::{
+            self,
+            Counter, //
+        },
         Events,
         Hooks,
         OutQueue, //
     },
-    proto::span::{
-        Full,
-        Sink, //
+    proto::{
+        self,
+        span::{
+            Full,
+            Sink, //
+        }, //
     }, //
 };
 use kernel::{
@@ -97,6 +104,8 @@ pub(crate) const REFUSED_504: Events = net::SESSION << 15;
 pub(crate) const ABORTED: Events = net::SESSION << 9;
 /// To upstream: there is a job in the mail.
 pub(crate) const ASSIGNED: Events = net::SESSION << 10;
+/// To upstream: the whole request has been queued.
+pub(crate) const WHOLE: Events = net::SESSION << 16;
 /// To upstream: nobody wants this connection any more.
 pub(crate) const GONE: Events = net::SESSION << 11;
 /// To a tunnel: the other end got a FIN; pass it on behind what is queued.
@@ -108,4 +117,29 @@ impl Sink for OutQueue {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
         self.write(bytes).map_err(|_| Full)
     }
+}
+
+/// Notes which rule a client's message broke.
+pub(crate) fn count_request_error(error: proto::Error) {
+    stats::inc(Counter::BadRequests);
+    stats::inc_numbered(error.index());
+}
+
+/// Notes which rule a server's message broke.
+pub(crate) fn count_response_error(error: proto::Error) {
+    stats::inc(Counter::BadResponses);
+    stats::inc_numbered(RULES.saturating_add(error.index()));
+}
+
+/// How many rules there are: the numbered counters of requests come first, then those of responses.
+const RULES: usize = proto::Error::ALL.len();
+
+const _: () = assert!(2 * RULES <= stats::NUMBERED_MAX);
+
+/// Returns how often a rule was broken by clients, and how often by servers.
+pub(crate) fn broken(error: proto::Error) -> (u64, u64) {
+    (
+        stats::sum_numbered(error.index()),
+        stats::sum_numbered(RULES.saturating_add(error.index())),
+    )
 }

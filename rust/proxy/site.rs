@@ -6,6 +6,7 @@
 //! keeps to its end.
 
 use super::{
+    network::Networks,
     pool::Pool,
     session::{
         Conn,
@@ -21,6 +22,10 @@ use crate::{
         stats::Tally, //
     },
     proto, //
+};
+use core::{
+    fmt,
+    net::IpAddr, //
 };
 use kernel::{
     prelude::*,
@@ -45,8 +50,19 @@ pub(crate) const SERVERS_MAX: usize = 64;
 pub(crate) struct Site {
     #[pin]
     route: BhLock<Option<Arc<Route>>>,
+    #[pin]
+    origin: BhLock<Origin>,
     removed: AtomicFlag,
     pub(crate) counts: Counts,
+}
+
+/// What requests say of where they come from.
+#[derive(Default)]
+struct Origin {
+    /// Clients that are believed what they say of whom they act for.
+    trusted: Networks,
+    /// A Forwarded field is written.
+    forwarded: bool,
 }
 
 /// Events of one listener, since it was created.
@@ -158,6 +174,7 @@ impl Site {
         Arc::pin_init(
             try_pin_init!(Site {
                 route <- new_bh_lock!(None),
+                origin <- new_bh_lock!(Origin::default()),
                 removed: AtomicFlag::new(false),
                 counts: Counts::default(),
             }),
@@ -179,6 +196,30 @@ impl Site {
     pub(crate) fn clear_route(&self) {
         let route = self.route.lock().take();
         drop(route);
+    }
+
+    /// Sets the networks whose clients are trusted.
+    pub(crate) fn set_trusted(&self, networks: Networks) {
+        let old = core::mem::replace(&mut self.origin.lock().trusted, networks);
+        drop(old);
+    }
+
+    /// Writes the trusted networks.
+    pub(crate) fn show_trusted(&self, text: &mut dyn fmt::Write) -> fmt::Result {
+        write!(text, "{}", self.origin.lock().trusted)
+    }
+
+    /// Says whether a Forwarded field is written, after changing that if `change` is given.
+    pub(crate) fn forwarded(&self, change: Option<bool>) -> bool {
+        let mut origin = self.origin.lock();
+        origin.forwarded = change.unwrap_or(origin.forwarded);
+        origin.forwarded
+    }
+
+    /// Says whether a client of this address is trusted, and whether a Forwarded field is written.
+    pub(crate) fn origin(&self, addr: IpAddr) -> (bool, bool) {
+        let origin = self.origin.lock();
+        (origin.trusted.contain(addr), origin.forwarded)
     }
 
     /// Ends the site: its connections are to end as soon as no exchange is under way. Process context.

@@ -14,12 +14,14 @@ use super::{
         Failure,
         Forwarded, //
     },
+    limits,
     pool::{
         self,
         Pool, //
     },
     reading::Reading,
     session::{
+        count_response_error,
         Conn,
         Io,
         Mail,
@@ -34,7 +36,8 @@ use super::{
         FAILED_504,
         GONE,
         STALE,
-        SWITCHED, //
+        SWITCHED,
+        WHOLE, //
     },
     tunnel::{
         self,
@@ -62,7 +65,6 @@ use crate::{
             HeadParser,
             Progress, //
         },
-        head::Limits,
         message::{
             BodyFraming,
             Version, //
@@ -104,6 +106,8 @@ pub(crate) struct Job {
     reading: Option<KBox<Reading>>,
     body: Option<Body>,
     interim: u8,
+    /// The whole request has been queued.
+    whole: bool,
     /// A part of the final response went out.
     started: bool,
     may_reuse: bool,
@@ -113,11 +117,12 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Makes the job for a request of `client`.
+    /// Makes the job for a request of `client`. `whole`: it has no body; else `WHOLE` will be posted.
     pub(crate) fn new(
         client: ARef<Conn>,
         asked: Asked,
         awaiting: Option<KBox<AwaitingAccept>>,
+        whole: bool,
     ) -> Result<KBox<Job>> {
         Ok(KBox::new(
             Job {
@@ -127,6 +132,7 @@ impl Job {
                 reading: None,
                 body: None,
                 interim: 0,
+                whole,
                 started: false,
                 may_reuse: false,
                 close_after: false,
@@ -278,7 +284,7 @@ impl Upstream {
     fn failed(&mut self, io: &mut Io<'_>, failure: Failure) {
         if let Some(mut job) = self.job.take() {
             match failure {
-                Failure::Protocol(_) => stats::inc(Counter::BadResponses),
+                Failure::Protocol(error) => count_response_error(error),
                 Failure::NoMemory => job.verdict = FAILED_503,
                 Failure::ReceiverGone => {}
             }
@@ -337,13 +343,15 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         Some(reading) => reading,
         None => Reading::new(HeadParser::response())?,
     };
-    if reading.resume(io, &limits())? == Progress::NeedMore {
+    if reading.resume(io, &limits::response())? == Progress::NeedMore {
         job.reading = Some(reading);
         return Ok(Outcome::NeedMore);
     }
     let (head, bytes) = reading.complete(io)?;
     let response = Response::from_head(head, &job.asked, &bytes).map_err(Failure::Protocol)?;
-    let delivery = Delivery::new(&response, &job.asked, true);
+    // What is left of a request that is answered early is not to be taken for the next one.
+    let whole = job.whole || io.conn().is_posted(WHOLE);
+    let delivery = Delivery::new(&response, &job.asked, whole);
     let outcome = match response.kind {
         ResponseKind::Interim => {
             job.interim = job.interim.saturating_add(1);
@@ -365,7 +373,8 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         ResponseKind::Final => {
             job.may_reuse = response.keep_alive && response.framing != BodyFraming::UntilClose;
             job.close_after = !delivery.keep_alive;
-            job.body = Some(Body::new(response.framing, delivery.framing));
+            let limits = limits::response_body();
+            job.body = Some(Body::new(response.framing, delivery.framing, &limits));
             Outcome::Body
         }
     };
@@ -382,17 +391,6 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     }
     io.consume(reading.len());
     Ok(outcome)
-}
-
-/// The limits of a head, as configured.
-pub(crate) fn limits() -> Limits {
-    let head = u16::try_from(sysctl::head_max()).unwrap_or(u16::MAX);
-    Limits {
-        head,
-        start_line: head,
-        field_line: head,
-        fields: u16::try_from(sysctl::fields_max()).unwrap_or(u16::MAX),
-    }
 }
 
 /// What the events of an upstream connection mean.
@@ -444,6 +442,9 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     }
     if events & ASSIGNED != 0 {
         upstream.assigned(io);
+    }
+    if let (Some(job), true) = (&mut upstream.job, events & WHOLE != 0) {
+        job.whole = true;
     }
     if events & (GONE | ABORTED) != 0 {
         match upstream.job.take() {

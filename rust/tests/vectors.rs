@@ -94,8 +94,10 @@ macro_rules! files {
 
 files! {
     encode
+    forwarded
     h1_body
     h1_request
     h1_response
+    limits
     ws_handshake
 }

@@ -10,12 +10,26 @@ use crate::proto::field::{
 };
 use crate::proto::message::BodyFraming;
 
-/// Most bytes in the line of one chunk size, extensions and CR LF included.
-const MAX_CHUNK_LINE: u16 = 1024;
+/// How large a body and its framing may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// Most bytes of content in all chunks together. A declared length is for the caller to judge.
+    pub content: u64,
+    /// Most bytes in the line of one chunk size, extensions and CR LF included.
+    pub chunk_line: u16,
+    /// Most bytes by which the lines of chunk sizes may exceed what ordinary chunks of the same content
+    /// would need, over a whole body: ends floods of chunk extensions.
+    pub chunk_excess: u16,
+}
 
-/// Most bytes by which the lines of chunk sizes may exceed what ordinary chunks of the same content
-/// would need, over a whole body: ends floods of chunk extensions.
-const MAX_CHUNK_EXCESS: u16 = 16384;
+impl BodyLimits {
+    /// Limits that the bodies of common senders stay below.
+    pub const DEFAULT: BodyLimits = BodyLimits {
+        content: i64::MAX.unsigned_abs(),
+        chunk_line: 1024,
+        chunk_excess: 16384,
+    };
+}
 
 /// What a chunk may spend on its line without being counted as excess, besides twice its content.
 const FREE_CHUNK_LINE: u64 = 16;
@@ -96,10 +110,12 @@ enum State {
 pub struct BodyDecoder {
     /// Bytes of content left, of the chunk or of the body; while a size is read, that size.
     left: u64,
-    /// Bytes of content in all chunks so far.
-    total: u64,
-    /// See [`MAX_CHUNK_EXCESS`].
+    /// Bytes of content that further chunks may have.
+    room: u64,
+    /// See [`BodyLimits::chunk_excess`], which this is held against.
     excess: u16,
+    max_excess: u16,
+    max_line: u16,
     /// Bytes of the chunk size's line so far.
     line: u16,
     digits: u8,
@@ -108,7 +124,7 @@ pub struct BodyDecoder {
 
 impl BodyDecoder {
     /// Returns a decoder at the first byte of a body.
-    pub const fn new(framing: BodyFraming) -> BodyDecoder {
+    pub const fn new(framing: BodyFraming, limits: &BodyLimits) -> BodyDecoder {
         let (state, left) = match framing {
             BodyFraming::None | BodyFraming::Length(0) => (State::Done, 0),
             BodyFraming::Length(length) => (State::Fixed, length),
@@ -117,8 +133,10 @@ impl BodyDecoder {
         };
         BodyDecoder {
             left,
-            total: 0,
+            room: limits.content,
             excess: 0,
+            max_excess: limits.chunk_excess,
+            max_line: limits.chunk_line,
             line: 0,
             digits: 0,
             state,
@@ -204,7 +222,7 @@ impl BodyDecoder {
     fn take(&mut self, byte: u8) -> Result<(), Error> {
         if self.state >= State::Size && self.state <= State::SizeLf {
             self.line = self.line.saturating_add(1);
-            if self.line > MAX_CHUNK_LINE {
+            if self.line > self.max_line {
                 return Err(Error::ChunkLineTooLong);
             }
         }
@@ -276,12 +294,11 @@ impl BodyDecoder {
             .saturating_sub(free);
         self.excess = u16::try_from(excess)
             .ok()
-            .filter(|&excess| excess <= MAX_CHUNK_EXCESS)
+            .filter(|&excess| excess <= self.max_excess)
             .ok_or(Error::ChunkExcess)?;
-        self.total = self
-            .total
-            .checked_add(self.left)
-            .filter(|&total| total <= i64::MAX.unsigned_abs())
+        self.room = self
+            .room
+            .checked_sub(self.left)
             .ok_or(Error::BodyTooLarge)?;
         self.state = match self.left {
             0 => State::AfterLast,
@@ -298,7 +315,7 @@ mod tests {
     #[test]
     fn chunks_cannot_add_up_to_2_to_the_63() {
         const LARGEST: u64 = i64::MAX as u64;
-        let mut decoder = BodyDecoder::new(BodyFraming::Chunked);
+        let mut decoder = BodyDecoder::new(BodyFraming::Chunked, &BodyLimits::DEFAULT);
         assert_eq!(
             decoder.step(b"7fffffffffffffff\r\n"),
             Ok(Step::Chunk {

@@ -4,6 +4,7 @@
 
 use crate::proto::field::KnownField;
 use crate::proto::head::{
+    Field,
     FieldSet,
     Head, //
 };
@@ -34,8 +35,11 @@ pub struct Forward<'a> {
     pub scheme: &'a [u8],
     /// host[:port] for the Host field of a request that came without.
     pub default_host: &'a [u8],
-    /// The server connection is to be closed after the response.
-    pub close: bool,
+    /// The client is itself a proxy that may say whom it acts for: its X-Forwarded-* and Forwarded
+    /// fields are kept, and added to.
+    pub trusted: bool,
+    /// A Forwarded field is written as well. RFC 7239.
+    pub forwarded: bool,
 }
 
 /// Fields of both 101 and the request for it. RFC 9110 section 7.8.
@@ -64,19 +68,82 @@ pub fn request<S: Source + ?Sized, K: Sink + ?Sized>(
     fields(head, request.forward, src, sink)?;
     framing(request.framing, sink)?;
     via(request.version, sink)?;
+    origin(head, request, src, forward, sink)?;
+    if request.upgrade.is_some() {
+        sink.put(SWITCH)?;
+    }
+    sink.put(b"\r\n")
+}
+
+/// Writes the fields that say where the request comes from.
+///
+/// What a client says of it is dropped unless it is trusted: then the lists, X-Forwarded-For and
+/// Forwarded, are continued, and of the others the client's is kept if there is exactly one.
+fn origin<S: Source + ?Sized, K: Sink + ?Sized>(
+    head: &Head,
+    request: &Request,
+    src: &S,
+    forward: &Forward<'_>,
+    sink: &mut K,
+) -> Result<(), Full> {
+    let said = |known: KnownField| {
+        let fields = if forward.trusted { head.fields() } else { &[] };
+        let named = move |field: &&Field| field.known == known && !field.value.is_empty();
+        fields.iter().filter(named).map(|field| field.value)
+    };
+    let single = |known: KnownField| {
+        let mut values = said(known);
+        values.next().filter(|_| values.next().is_none())
+    };
     sink.put(b"X-Forwarded-For: ")?;
+    for value in said(KnownField::XForwardedFor) {
+        value.put(src, sink)?;
+        sink.put(b", ")?;
+    }
     sink.put(forward.client)?;
     sink.put(b"\r\nX-Forwarded-Proto: ")?;
-    sink.put(forward.scheme)?;
-    if let Some(host) = request.host {
+    match single(KnownField::XForwardedProto) {
+        Some(value) => value.put(src, sink)?,
+        None => sink.put(forward.scheme)?,
+    }
+    if let Some(host) = single(KnownField::XForwardedHost).or(request.host) {
         sink.put(b"\r\nX-Forwarded-Host: ")?;
         host.put(src, sink)?;
     }
     sink.put(b"\r\n")?;
-    if request.upgrade.is_some() {
-        sink.put(SWITCH)?;
-    } else if forward.close {
-        sink.put(CLOSE)?;
+    let mut values = said(KnownField::Forwarded).peekable();
+    if !forward.forwarded && values.peek().is_none() {
+        return Ok(());
+    }
+    sink.put(b"Forwarded: ")?;
+    for value in values {
+        value.put(src, sink)?;
+        sink.put(b", ")?;
+    }
+    forwarded_element(request, src, forward, sink)
+}
+
+/// Writes this gateway's element of a Forwarded field and the end of the line. RFC 7239 sections 4 and 6.
+fn forwarded_element<S: Source + ?Sized, K: Sink + ?Sized>(
+    request: &Request,
+    src: &S,
+    forward: &Forward<'_>,
+    sink: &mut K,
+) -> Result<(), Full> {
+    let (open, close): (&[u8], &[u8]) = match forward.client.contains(&b':') {
+        true => (b"for=\"[", b"]\""),
+        false => (b"for=", b""),
+    };
+    sink.put(open)?;
+    sink.put(forward.client)?;
+    sink.put(close)?;
+    sink.put(b";proto=")?;
+    sink.put(forward.scheme)?;
+    if let Some(host) = request.host {
+        // What an authority may consist of needs no escapes within quotes.
+        sink.put(b";host=\"")?;
+        host.put(src, sink)?;
+        sink.put(b"\"")?;
     }
     sink.put(b"\r\n")
 }
