@@ -7,7 +7,7 @@
 KDIR ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all module debug-module demo test check fmt clean distclean help
+.PHONY: all module debug-module demo test check fmt bench-parser clean distclean help
 
 all: module
 
@@ -34,6 +34,9 @@ check:
 fmt:
 	@tools/check --fix-format
 
+bench-parser:
+	@tools/bench-parser
+
 clean:
 	@tools/env unbuild
 
@@ -47,6 +50,7 @@ help:
 	@echo 'make test          everything: host tests, lints, KUnit, selftests on the stock and on the debug kernel'
 	@echo 'make check         formatting, lints and the rules of the house only'
 	@echo 'make fmt           formats the Rust sources'
+	@echo 'make bench-parser  counts and times the parser of heads beside httparse and llhttp (needs cargo, a C compiler, valgrind)'
 	@echo 'make debug-module  builds squall.ko and squall_kunit.ko for the debug kernel'
 	@echo 'make clean         removes what was built from this checkout'
 	@echo 'make distclean     also removes the cache: toolchain, kernels, guest image'
