@@ -149,6 +149,69 @@ impl KnownField {
     }
 }
 
+impl KnownField {
+    /// Says which field's name the token `name` is.
+    pub(super) fn of_token(name: &[u8]) -> KnownField {
+        let (Some(first), Some(last)) = (name.first(), name.last()) else {
+            return KnownField::Other;
+        };
+        PLACE
+            .get(usize::from(slot(*first, *last, name.len())))
+            .and_then(|place| KNOWN.get(usize::from(*place)))
+            .filter(|(known, _)| is_same_token(name, known))
+            .map_or(KnownField::Other, |(_, known)| *known)
+    }
+}
+
+/// Bit 5 of each byte of a word: lower case, for a letter.
+const LOWER: u64 = 0x2020_2020_2020_2020;
+
+/// Says whether a token is, in any case, a name in lower case.
+///
+/// Setting bit 5 makes a letter lower case and no other byte of a token a letter, a digit or a hyphen.
+#[inline]
+fn is_same_token(token: &[u8], name: &[u8]) -> bool {
+    if token.len() != name.len() {
+        return false;
+    }
+    let same =
+        |(a, b): (&[u8; 8], &[u8; 8])| u64::from_le_bytes(*a) | LOWER == u64::from_le_bytes(*b);
+    let Some(ends) = token.last_chunk().zip(name.last_chunk()) else {
+        return token.iter().zip(name).all(|(a, b)| a | 0x20 == *b);
+    };
+    let (mut token, mut name) = (token, name);
+    while let Some(((a, token_rest), (b, name_rest))) =
+        token.split_first_chunk().zip(name.split_first_chunk())
+    {
+        if !same((a, b)) {
+            return false;
+        }
+        (token, name) = (token_rest, name_rest);
+    }
+    same(ends)
+}
+
+/// Returns where a name with this first and last byte, in any case, stands in [`PLACE`].
+#[inline]
+const fn slot(first: u8, last: u8, len: usize) -> u8 {
+    (first | 0x20) ^ (last | 0x20).rotate_left(1) ^ ((len as u8) << 3)
+}
+
+/// The place of each name in [`KNOWN`], by its [`slot`]; no two have the same.
+#[allow(clippy::indexing_slicing)] // Evaluated by the compiler.
+static PLACE: [u8; 256] = {
+    let mut table = [u8::MAX; 256];
+    let mut place = 0;
+    while place < KNOWN.len() {
+        let name = KNOWN[place].0;
+        let slot = slot(name[0], name[name.len() - 1], name.len()) as usize;
+        assert!(table[slot] == u8::MAX, "another function is needed");
+        table[slot] = place as u8;
+        place += 1;
+    }
+    table
+};
+
 /// Recognises a field name from its pieces, looking at each byte once.
 ///
 /// Holds the range of [`KNOWN`] whose names begin with the bytes seen so far.
@@ -327,9 +390,29 @@ mod tests {
                 *to = from.to_ascii_uppercase();
             }
             let upper = upper.get(..name.len()).unwrap_or(&[]);
+            assert_eq!(KnownField::of_token(name), *known);
+            assert_eq!(KnownField::of_token(upper), *known);
             for cut in 0..=name.len() {
                 assert_eq!(recognise(name, cut), *known);
                 assert_eq!(recognise(upper, cut), *known);
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_with_one_other_byte_is_not_recognised() {
+        for (name, known) in KNOWN {
+            for place in 0..name.len() {
+                for byte in (0..=u8::MAX).filter(|byte| class(*byte) & TOKEN != 0) {
+                    let mut other = [0u8; 32];
+                    for (at, (to, from)) in other.iter_mut().zip(*name).enumerate() {
+                        *to = if at == place { byte } else { *from };
+                    }
+                    let other = other.get(..name.len()).unwrap_or(&[]);
+                    let same = other.eq_ignore_ascii_case(name);
+                    assert_eq!(KnownField::of_token(other) == *known, same);
+                    assert_eq!(recognise(other, place), KnownField::of_token(other));
+                }
             }
         }
     }
@@ -343,12 +426,15 @@ mod tests {
             }
             for len in [name.len().saturating_sub(1), name.len().saturating_add(1)] {
                 let other = other.get(..len).unwrap_or(&[]);
+                assert_eq!(KnownField::of_token(other), KnownField::Other);
                 for cut in 0..=len {
                     assert_eq!(recognise(other, cut), KnownField::Other);
                 }
             }
         }
         let long = [b'a'; 600];
+        assert_eq!(KnownField::of_token(&long), KnownField::Other);
+        assert_eq!(KnownField::of_token(b""), KnownField::Other);
         assert_eq!(recognise(&long, 300), KnownField::Other);
         assert_eq!(recognise(b"", 0), KnownField::Other);
     }

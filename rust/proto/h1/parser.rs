@@ -5,6 +5,7 @@
 use super::scan;
 use crate::proto::error::Error;
 use crate::proto::field::{
+    KnownField,
     NameMatcher,
     TARGET,
     TOKEN, //
@@ -84,7 +85,9 @@ pub struct HeadParser {
     matched: u8,
     /// White space before the field value: 2 stands for anything but exactly one space.
     spaces: u8,
+    /// Recognises a name that arrives in pieces.
     name_matcher: NameMatcher,
+    known: KnownField,
     /// Offset of the next byte to look at.
     pos: u16,
     /// Offset of the line's first byte.
@@ -122,6 +125,7 @@ impl HeadParser {
             matched: 0,
             spaces: 0,
             name_matcher: NameMatcher::new(),
+            known: KnownField::Other,
             pos: 0,
             line: 0,
             mark: 0,
@@ -313,6 +317,8 @@ impl HeadParser {
         limits: &Limits,
     ) -> Result<usize, Error> {
         let mut at = 0usize;
+        // Whether the name begins in this window.
+        let mut whole = false;
         if self.state == State::FieldBegin {
             match window.first() {
                 None => return Ok(at),
@@ -326,6 +332,7 @@ impl HeadParser {
                     self.state = State::Name;
                     self.mark = self.pos;
                     self.name_matcher = NameMatcher::new();
+                    whole = true;
                 }
             }
         }
@@ -340,10 +347,17 @@ impl HeadParser {
         if self.state == State::Name {
             let rest = window.get(at..).unwrap_or(&[]);
             let run = scan::run(rest, TOKEN);
-            self.name_matcher.feed(rest.get(..run).unwrap_or(&[]));
+            let name = rest.get(..run).unwrap_or(&[]);
             at = at.saturating_add(run);
             let Some(&byte) = window.get(at) else {
+                self.name_matcher.feed(name);
                 return Ok(at);
+            };
+            self.known = if whole {
+                KnownField::of_token(name)
+            } else {
+                self.name_matcher.feed(name);
+                self.name_matcher.finish()
             };
             self.name = self.element(self.place(at));
             if byte != b':' || self.name.is_empty() {
@@ -385,7 +399,7 @@ impl HeadParser {
             let field = Field {
                 name: self.name,
                 value: Span::between(self.mark, self.value_end),
-                known: self.name_matcher.finish(),
+                known: self.known,
                 plain: self.spaces == 1 && self.value_end == self.place(at),
             };
             if !head.push(field, limits.fields) {
