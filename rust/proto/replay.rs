@@ -266,6 +266,13 @@ impl Replay<'_> {
                 return Err(Stop::Rest);
             }
             self.body(request.framing, request.framing, false)?;
+            if !request.keep_alive {
+                while self.src.more() {}
+                return match self.src.is_empty() {
+                    true => Ok(()),
+                    false => Err(Stop::Rest),
+                };
+            }
         }
         Ok(())
     }

@@ -25,7 +25,7 @@
 //!
 //! Events: `request FRAMING keep|close [expect] [upgrade]`, `response STATUS interim|switch|final
 //! FRAMING keep|close deliver FRAMING keep|close`, `accepted`, `body N`, `trailers N`, `rest N` (bytes
-//! left after an upgrade or a final response), `need more`, `closed`, `error NAME STATUS`.
+//! left behind an upgrade, a final response, or the last request of a connection), `need more`, `closed`, `error NAME STATUS`.
 
 use core::fmt;
 
