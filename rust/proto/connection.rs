@@ -32,6 +32,8 @@ pub struct Options {
     pub upgrade: bool,
     /// The field lines that an option names and that may be named: they end at this gateway.
     pub nominated: FieldSet,
+    /// There is an option of another name, which may be that of a trailer field too.
+    pub others: bool,
 }
 
 impl Options {
@@ -69,6 +71,7 @@ impl Options {
         } else if option.eq_ignore_case(src, b"upgrade") {
             self.upgrade = true;
         } else {
+            self.others = true;
             for (place, field) in head.fields().iter().enumerate() {
                 if field.known == KnownField::Other && field.name.same_ignore_case(src, option) {
                     self.nominated.insert(place);

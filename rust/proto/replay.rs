@@ -265,7 +265,7 @@ impl Replay<'_> {
             if request.upgrade.is_some() {
                 return Err(Stop::Rest);
             }
-            self.body(request.framing, request.framing, false)?;
+            self.body(request.framing, request.framing, request.trailers, false)?;
             if !request.keep_alive {
                 while self.src.more() {}
                 return match self.src.is_empty() {
@@ -314,7 +314,7 @@ impl Replay<'_> {
                     return Err(Stop::Rest);
                 }
                 ResponseKind::Final => {
-                    self.body(response.framing, delivery.framing, close)?;
+                    self.body(response.framing, delivery.framing, response.trailers, close)?;
                     return Err(Stop::Rest);
                 }
             }
@@ -361,6 +361,7 @@ impl Replay<'_> {
         &mut self,
         framing: BodyFraming,
         delivered: BodyFraming,
+        pass_trailers: bool,
         close: bool,
     ) -> Result<(), Stop> {
         let chunked = delivered == BodyFraming::Chunked;
@@ -393,10 +394,10 @@ impl Replay<'_> {
                 Step::Trailers => {
                     self.head(HeadParser::trailers(), self.limits.trailers)?;
                     writeln!(self.log, "trailers {}", self.head.fields().len())?;
-                    if chunked {
+                    if chunked && pass_trailers {
                         encode::trailers(self.head, &self.src, self.out)?;
+                        trailers = true;
                     }
-                    trailers = true;
                     decoder.trailers_done();
                     usize::from(self.head.len)
                 }

@@ -49,6 +49,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// The client waits for a 100 (Continue) before it sends the body.
     pub expect_continue: bool,
+    /// A trailer section may be passed on: no connection option can name a field of it. RFC 9110 section 7.6.1.
+    pub trailers: bool,
     /// The fields that are copied to the server as they are.
     pub forward: FieldSet,
     /// A valid offer to switch to WebSocket. Without it the request is a plain one, whatever its Upgrade field says.
@@ -101,6 +103,7 @@ impl Request {
             framing,
             keep_alive: !options.close && (head.version == Version::Http11 || options.keep_alive),
             expect_continue,
+            trailers: !options.others,
             forward: forward.without(options.nominated),
             upgrade,
         })

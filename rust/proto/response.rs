@@ -70,6 +70,8 @@ pub struct Response {
     pub keep_alive: bool,
     /// `upgrade` is among the connection options.
     pub upgrade_option: bool,
+    /// A trailer section may be passed on: no connection option can name a field of it. RFC 9110 section 7.6.1.
+    pub trailers: bool,
     /// The fields that are copied to the client as they are.
     pub forward: FieldSet,
 }
@@ -118,6 +120,7 @@ impl Response {
                 && (head.version == Version::Http11 || options.keep_alive)
                 && framing != BodyFraming::UntilClose,
             upgrade_option: options.upgrade,
+            trailers: !options.others,
             forward: forward.without(options.nominated),
         })
     }

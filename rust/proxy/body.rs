@@ -65,6 +65,8 @@ pub(crate) struct Body {
     decoder: BodyDecoder,
     /// Chunk heads are to be written.
     chunked: bool,
+    /// A trailer section is passed on.
+    pass_trailers: bool,
     /// Content left in the chunk whose head was written.
     chunk_left: u64,
     /// Content forwarded so far, in bytes.
@@ -73,11 +75,18 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Makes a body that comes framed as `from` and goes framed as `to`.
-    pub(crate) fn new(from: BodyFraming, to: BodyFraming, limits: &BodyLimits) -> Body {
+    /// Makes a body that comes framed as `from` and goes framed as `to`, with or without its trailer
+    /// section.
+    pub(crate) fn new(
+        from: BodyFraming,
+        to: BodyFraming,
+        pass_trailers: bool,
+        limits: &BodyLimits,
+    ) -> Body {
         Body {
             decoder: BodyDecoder::new(from, limits),
             chunked: from == BodyFraming::Chunked && to == BodyFraming::Chunked,
+            pass_trailers,
             chunk_left: 0,
             forwarded: 0,
             trailers: None,
@@ -130,7 +139,7 @@ impl Body {
                 }
                 Step::End { consumed } => {
                     io.consume(count(consumed));
-                    if self.chunked && self.trailers.is_none() {
+                    if self.chunked && !(self.pass_trailers && self.trailers.is_some()) {
                         send(to, |queue| {
                             proto::span::Sink::put(queue, encode::LAST_CHUNK)
                         })?;
@@ -172,7 +181,7 @@ impl Body {
         if reading.resume(io, &limits::trailers())? == Progress::NeedMore {
             return self.starved(io);
         }
-        if self.chunked {
+        if self.chunked && self.pass_trailers {
             let (head, bytes) = reading.complete(io)?;
             send(to, |queue| encode::trailers(head, &bytes, queue))?;
         }

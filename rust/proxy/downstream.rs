@@ -233,7 +233,12 @@ impl Downstream {
             asked,
             awaiting,
             upstream: None,
-            body: Body::new(request.framing, request.framing, &limits::request_body()),
+            body: Body::new(
+                request.framing,
+                request.framing,
+                request.trailers,
+                &limits::request_body(),
+            ),
             again: None,
             waits_at: None,
             tries: 0,

@@ -373,8 +373,12 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         ResponseKind::Final => {
             job.may_reuse = response.keep_alive && response.framing != BodyFraming::UntilClose;
             job.close_after = !delivery.keep_alive;
-            let limits = limits::response_body();
-            job.body = Some(Body::new(response.framing, delivery.framing, &limits));
+            job.body = Some(Body::new(
+                response.framing,
+                delivery.framing,
+                response.trailers,
+                &limits::response_body(),
+            ));
             Outcome::Body
         }
     };
