@@ -218,7 +218,9 @@ impl Fields {
             Occurrence::Many => return Err(Error::ManyHosts),
         };
         Ok(match target {
-            Target::Absolute { authority, .. } => Some(authority),
+            Target::Absolute { authority, .. } | Target::AbsoluteAsterisk { authority } => {
+                Some(authority)
+            }
             _ => field,
         })
     }

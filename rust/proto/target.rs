@@ -29,6 +29,11 @@ pub enum Target {
     },
     /// `*`: the server itself. OPTIONS only.
     Asterisk,
+    /// A whole URI without path and query, which in OPTIONS stands for `*`. RFC 9112 section 3.2.4.
+    AbsoluteAsterisk {
+        /// host[:port], valid and not empty.
+        authority: Span,
+    },
 }
 
 impl Target {
@@ -41,7 +46,14 @@ impl Target {
         match target.bytes(src).next() {
             Some(b'/') => Ok(Target::Origin(target)),
             Some(b'*') if target.len == 1 && method == Method::Options => Ok(Target::Asterisk),
-            Some(_) => Target::absolute(target, src),
+            Some(_) => match Target::absolute(target, src)? {
+                Target::Absolute { authority, path }
+                    if path.is_empty() && method == Method::Options =>
+                {
+                    Ok(Target::AbsoluteAsterisk { authority })
+                }
+                target => Ok(target),
+            },
             None => Err(Error::BadTarget),
         }
     }

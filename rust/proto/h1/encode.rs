@@ -156,7 +156,7 @@ fn target<S: Source + ?Sized, K: Sink + ?Sized>(
 ) -> Result<(), Full> {
     match target {
         Target::Origin(path) => path.put(src, sink),
-        Target::Asterisk => sink.put(b"*"),
+        Target::Asterisk | Target::AbsoluteAsterisk { .. } => sink.put(b"*"),
         Target::Absolute { path, .. } => {
             if path.bytes(src).next() != Some(b'/') {
                 sink.put(b"/")?;
