@@ -101,7 +101,7 @@ errors! {
     TooManyOptions "too_many_options" 400;
     /// Expect has another value than `100-continue`. RFC 9110 section 10.1.1.
     BadExpect "bad_expect" 417;
-    /// The Upgrade field is not a list of protocols. RFC 9110 section 7.8.
+    /// An offer whose Upgrade field is not a list of protocols. RFC 9110 section 7.8.
     BadUpgrade "bad_upgrade" 400;
     /// An upgrade offer without exactly one Sec-WebSocket-Key of 16 bytes in base64. RFC 6455 section 4.1.
     BadKey "bad_key" 400;

@@ -87,8 +87,8 @@ impl Request {
             forward = forward.without(fields.expect_lines);
         }
         let asks = options.upgrade
-            && fields.websocket
             && head.version == Version::Http11
+            && fields.websocket?
             && method == Method::Get
             && framing == BodyFraming::None;
         let upgrade = match asks {
@@ -135,8 +135,8 @@ struct Fields {
     expect_lines: FieldSet,
     ws_key: Occurrence,
     ws_version: Occurrence,
-    /// `websocket` is among the protocols in Upgrade.
-    websocket: bool,
+    /// `websocket` is among the protocols in Upgrade. An error in that field matters in an offer only.
+    websocket: Result<bool, Error>,
     /// The fields that this gateway neither keeps nor writes itself.
     forward: FieldSet,
 }
@@ -152,7 +152,7 @@ impl Fields {
             expect_lines: FieldSet::EMPTY,
             ws_key: Occurrence::Absent,
             ws_version: Occurrence::Absent,
-            websocket: false,
+            websocket: Ok(false),
             forward: FieldSet::EMPTY,
         };
         for (place, field) in head.fields().iter().enumerate() {
@@ -171,7 +171,8 @@ impl Fields {
                     false
                 }
                 KnownField::Upgrade => {
-                    fields.websocket |= names_websocket(field.value, src)?;
+                    let names = names_websocket(field.value, src);
+                    fields.websocket = fields.websocket.and_then(|found| Ok(found | names?));
                     false
                 }
                 // A client can claim any origin: what is true is written by this gateway.
