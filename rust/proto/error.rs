@@ -93,6 +93,8 @@ errors! {
     ManyTransferEncodings "many_transfer_encodings" 400;
     /// Transfer-Encoding in a message of HTTP/1.0. RFC 9112 section 6.1.
     CodingInHttp10 "coding_in_http10" 400;
+    /// A POST or PUT of HTTP/1.0 without Content-Length. RFC 1945 section 7.2.2.
+    NoLength "no_length" 400;
     /// A response that can have no content declares some. RFC 9110 section 8.6, RFC 9112 section 6.1.
     BodyNotAllowed "body_not_allowed" 502;
     /// The Connection field is not a list of tokens. RFC 9110 section 7.6.1.

@@ -73,6 +73,13 @@ impl Request {
             head.version,
             src,
         )? {
+            // What follows can be content as well as the next request.
+            Declared::Nothing
+                if head.version < Version::Http11
+                    && matches!(method, Method::Post | Method::Put) =>
+            {
+                return Err(Error::NoLength)
+            }
             Declared::Nothing => BodyFraming::None,
             Declared::Length(length) => BodyFraming::Length(length),
             Declared::Chunked => BodyFraming::Chunked,
