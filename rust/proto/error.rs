@@ -103,6 +103,10 @@ errors! {
     TooManyOptions "too_many_options" 400;
     /// Expect has another value than `100-continue`. RFC 9110 section 10.1.1.
     BadExpect "bad_expect" 417;
+    /// Max-Forwards of an OPTIONS or TRACE is not one decimal number. RFC 9110 section 7.6.2.
+    BadMaxForwards "bad_max_forwards" 400;
+    /// An OPTIONS or TRACE that is to be answered here, by its Max-Forwards. RFC 9110 section 7.6.2.
+    LastForward "last_forward" 501;
     /// An offer whose Upgrade field is not a list of protocols. RFC 9110 section 7.8.
     BadUpgrade "bad_upgrade" 400;
     /// An upgrade offer without exactly one Sec-WebSocket-Key of 16 bytes in base64. RFC 6455 section 4.1.

@@ -30,6 +30,8 @@ pub enum Method {
     Delete,
     /// OPTIONS: the only method with the request target `*`.
     Options,
+    /// TRACE.
+    Trace,
     /// Any other token, to be found in [`crate::proto::head::Head::method`].
     Other,
 }
@@ -66,7 +68,8 @@ impl Declared {
         match (content_length, transfer_encoding) {
             (Occurrence::Absent, Occurrence::Absent) => Ok(Declared::Nothing),
             (Occurrence::Once(value), Occurrence::Absent) => {
-                content_length_value(value.bytes(src)).map(Declared::Length)
+                let length = decimal(value.bytes(src)).ok_or(Error::BadContentLength)?;
+                Ok(Declared::Length(length))
             }
             (Occurrence::Many, Occurrence::Absent) => Err(Error::ManyContentLengths),
             (Occurrence::Absent, _) if version < Version::Http11 => Err(Error::CodingInHttp10),
@@ -83,20 +86,18 @@ impl Declared {
 }
 
 /// Reads a decimal number below 2^63. Leading zeros are refused: some read them as octal.
-fn content_length_value(bytes: impl Iterator<Item = u8>) -> Result<u64, Error> {
+pub(super) fn decimal(bytes: impl Iterator<Item = u8>) -> Option<u64> {
     let mut number = None;
     for byte in bytes {
         if !byte.is_ascii_digit() || number == Some(0) {
-            return Err(Error::BadContentLength);
+            return None;
         }
         number = number
             .unwrap_or(0u64)
-            .checked_mul(10)
-            .and_then(|number| number.checked_add(u64::from(byte & 0x0f)))
+            .checked_mul(10)?
+            .checked_add(u64::from(byte & 0x0f))
             .filter(|&number| number <= i64::MAX.unsigned_abs());
-        if number.is_none() {
-            return Err(Error::BadContentLength);
-        }
+        number?;
     }
-    number.ok_or(Error::BadContentLength)
+    number
 }

@@ -17,6 +17,7 @@ use super::head::{
     Occurrence, //
 };
 use super::message::{
+    decimal,
     BodyFraming,
     Declared,
     Method,
@@ -51,6 +52,8 @@ pub struct Request {
     pub expect_continue: bool,
     /// A trailer section may be passed on: no connection option can name a field of it. RFC 9110 section 7.6.1.
     pub trailers: bool,
+    /// What Max-Forwards is to say from here on, in OPTIONS and TRACE. RFC 9110 section 7.6.2.
+    pub max_forwards: Option<u64>,
     /// The fields that are copied to the server as they are.
     pub forward: FieldSet,
     /// A valid offer to switch to WebSocket. Without it the request is a plain one, whatever its Upgrade field says.
@@ -93,6 +96,13 @@ impl Request {
         if !expect_continue {
             forward = forward.without(fields.expect_lines);
         }
+        let max_forwards = match method {
+            Method::Options | Method::Trace => fields.max_forwards(src)?,
+            _ => None,
+        };
+        if max_forwards.is_some() {
+            forward = forward.without(fields.max_forwards_lines);
+        }
         let asks = options.upgrade
             && head.version == Version::Http11
             && fields.websocket?
@@ -111,6 +121,7 @@ impl Request {
             keep_alive: !options.close && (head.version == Version::Http11 || options.keep_alive),
             expect_continue,
             trailers: !options.others,
+            max_forwards,
             forward: forward.without(options.nominated),
             upgrade,
         })
@@ -119,13 +130,14 @@ impl Request {
 
 /// Recognises the method. RFC 9110 section 9.1: the case of letters counts.
 fn method<S: Source + ?Sized>(head: &Head, src: &S) -> Method {
-    const METHODS: [(&[u8], Method); 6] = [
+    const METHODS: [(&[u8], Method); 7] = [
         (b"GET", Method::Get),
         (b"POST", Method::Post),
         (b"HEAD", Method::Head),
         (b"PUT", Method::Put),
         (b"DELETE", Method::Delete),
         (b"OPTIONS", Method::Options),
+        (b"TRACE", Method::Trace),
     ];
     METHODS
         .iter()
@@ -140,6 +152,8 @@ struct Fields {
     transfer_encoding: Occurrence,
     expect: Occurrence,
     expect_lines: FieldSet,
+    max_forwards: Occurrence,
+    max_forwards_lines: FieldSet,
     ws_key: Occurrence,
     ws_version: Occurrence,
     /// `websocket` is among the protocols in Upgrade. An error in that field matters in an offer only.
@@ -157,6 +171,8 @@ impl Fields {
             transfer_encoding: Occurrence::Absent,
             expect: Occurrence::Absent,
             expect_lines: FieldSet::EMPTY,
+            max_forwards: Occurrence::Absent,
+            max_forwards_lines: FieldSet::EMPTY,
             ws_key: Occurrence::Absent,
             ws_version: Occurrence::Absent,
             websocket: Ok(false),
@@ -190,6 +206,11 @@ impl Fields {
                 KnownField::Expect => {
                     fields.expect.add(field.value);
                     fields.expect_lines.insert(place);
+                    true
+                }
+                KnownField::MaxForwards => {
+                    fields.max_forwards.add(field.value);
+                    fields.max_forwards_lines.insert(place);
                     true
                 }
                 KnownField::SecWebSocketKey => {
@@ -231,6 +252,21 @@ impl Fields {
             }
             _ => field,
         })
+    }
+
+    /// Returns what Max-Forwards is to say behind this gateway, if it is there. RFC 9110 section 7.6.2.
+    fn max_forwards<S: Source + ?Sized>(&self, src: &S) -> Result<Option<u64>, Error> {
+        match self.max_forwards {
+            Occurrence::Absent => Ok(None),
+            Occurrence::Once(value) => match decimal(value.bytes(src)) {
+                Some(number) => match number.checked_sub(1) {
+                    Some(left) => Ok(Some(left)),
+                    None => Err(Error::LastForward),
+                },
+                None => Err(Error::BadMaxForwards),
+            },
+            Occurrence::Many => Err(Error::BadMaxForwards),
+        }
     }
 
     /// Says whether the client expects a 100 (Continue). RFC 9110 section 10.1.1.

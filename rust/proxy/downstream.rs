@@ -624,7 +624,12 @@ impl Drop for Downstream {
 fn may_repeat(request: &Request) -> bool {
     let idempotent = matches!(
         request.method,
-        Method::Get | Method::Head | Method::Options | Method::Put | Method::Delete
+        Method::Get
+            | Method::Head
+            | Method::Options
+            | Method::Trace
+            | Method::Put
+            | Method::Delete
     );
     idempotent && request.framing == BodyFraming::None && request.upgrade.is_none()
 }

@@ -67,6 +67,11 @@ pub fn request<S: Source + ?Sized, K: Sink + ?Sized>(
     sink.put(b"\r\n")?;
     fields(head, request.forward, src, sink)?;
     framing(request.framing, sink)?;
+    if let Some(left) = request.max_forwards {
+        sink.put(b"Max-Forwards: ")?;
+        decimal(left, sink)?;
+        sink.put(b"\r\n")?;
+    }
     via(request.version, sink)?;
     origin(head, request, src, forward, sink)?;
     if request.upgrade.is_some() {
