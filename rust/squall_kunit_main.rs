@@ -121,11 +121,38 @@ mod forwarded {
     }
 }
 
+#[kunit_tests(squall_gateway)]
+mod gateway {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/gateway.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
 #[kunit_tests(squall_limits)]
 mod limits {
     #[test]
     fn same_outcome_at_every_split() {
         let file = include_str!("../selftests/vectors/limits.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
+#[kunit_tests(squall_smuggling)]
+mod smuggling {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/smuggling.txt");
+        assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
+#[kunit_tests(squall_upgrade)]
+mod upgrade {
+    #[test]
+    fn same_outcome_at_every_split() {
+        let file = include_str!("../selftests/vectors/upgrade.txt");
         assert_eq!(crate::all_pass(file), Ok(true));
     }
 }

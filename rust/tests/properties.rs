@@ -42,10 +42,13 @@ use squall::vectors::{
     Vector, //
 };
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 7] = [
+    include_str!("../../selftests/vectors/gateway.txt"),
     include_str!("../../selftests/vectors/h1_request.txt"),
     include_str!("../../selftests/vectors/h1_response.txt"),
     include_str!("../../selftests/vectors/h1_body.txt"),
+    include_str!("../../selftests/vectors/smuggling.txt"),
+    include_str!("../../selftests/vectors/upgrade.txt"),
     include_str!("../../selftests/vectors/ws_handshake.txt"),
 ];
 
@@ -234,9 +237,14 @@ fn a_forwarded_request_means_what_the_received_one_did() {
             }
             let text = format!("vector: x\nkind: request\nraw: \"{}\"\n", quote(&raw));
             let (log, out) = run(&text, Arrival::Whole);
+            // The last one that may be forwarded is the server's to answer; another gateway would not forward it.
+            let text = quote(&out).replace(
+                &quote(b"\r\nMax-Forwards: 0\r"),
+                &quote(b"\r\nMax-Forwards: 1\r"),
+            );
             // What a server would say of it: the same requests with the same bodies.
             let (again, twice) = run(
-                &format!("vector: x\nkind: request\nraw: \"{}\"\n", quote(&out)),
+                &format!("vector: x\nkind: request\nraw: \"{text}\"\n"),
                 Arrival::Whole,
             );
             let bodies = |log: &str| -> Vec<String> {

@@ -95,9 +95,12 @@ macro_rules! files {
 files! {
     encode
     forwarded
+    gateway
     h1_body
     h1_request
     h1_response
     limits
+    smuggling
+    upgrade
     ws_handshake
 }
