@@ -1,0 +1,399 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Every vector on real sockets: what the server received byte for byte, what the client was told, who closed."""
+
+import collections
+import re
+
+from lib import ktap, netns, session, squall, vectors
+from lib.ktap import case, check, equal
+from lib.stage import ANSWER, CLIENT, REFUSAL, SERVER, Stage, offered_key, request_length, switching
+
+DEFAULT_REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+# Shows that a connection is still in sync.
+PROBE = b"GET /probe HTTP/1.1\r\nHost: probe\r\n\r\n"
+PROBE_OUT = (
+    b"GET /probe HTTP/1.1\r\nHost: probe\r\nVia: 1.1 squall\r\nX-Forwarded-For: 192.0.2.7\r\n"
+    b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: probe\r\n\r\n"
+)
+# How ANSWER and REFUSAL reach the client, and what may be said of its connection.
+PROBED = ANSWER[:-2] + b"Via: 1.1 squall\r\n\r\n"
+ANSWERED = re.compile(
+    b"(" + re.escape(ANSWER[:-2]) + b"|" + re.escape(REFUSAL[:-2]) + b")"
+    rb"Via: 1\.1 squall\r\n(?:Connection: ([a-z-]+)\r\n)?\r\n"
+)
+# A response of the module's own.
+OWN = re.compile(
+    rb"HTTP/1\.1 (?P<status>\d{3}) [A-Za-z ]+\r\nContent-Type: text/plain\r\nContent-Length: (?P<length>\d+)\r\n"
+    rb"(?P<switch>Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n)?"
+    rb"(?P<close>Connection: close\r\n)?\r\n(?P<body>.*)",
+    re.DOTALL,
+)
+
+# Longer vectors take too many segments to be sent byte by byte.
+BYTEWISE_MAX = 2048
+# Every so many vectors of a file are sent in pieces; all are sent whole. At every place they are cut by the host's tests
+# and by KUnit.
+CUT_EVERY = ktap.scaled(3, 27)
+BYTEWISE_EVERY = ktap.scaled(1, 9)
+# After so many failures the rest of a file is not run: each may take some seconds.
+FAILURES_MAX = 8
+
+
+def same(got, wanted, what):
+    """Fails unless the bytes are the same, and shows where they begin to differ."""
+    got, wanted = bytes(got), bytes(wanted)
+    if got != wanted:
+        at = next((i for i, (a, b) in enumerate(zip(got, wanted)) if a != b), min(len(got), len(wanted)))
+        show = lambda data: f"{data[max(at - 30, 0) : at + 90]!r} ({len(data)})"
+        raise AssertionError(f"{what} differs at {at}: got {show(got)}, wanted {show(wanted)}")
+
+
+def probe(stage, client):
+    """One more request: exactly it arrives, and its response. Returns the server's end."""
+    stage.drain()
+    before, seen = len(stage.got), len(client.data)
+    stage.answering = True
+    lengths = {}
+    for end in stage.servers:
+        end.answered = lengths[end] = len(end.data)
+    client.send(PROBE)
+    stage.until(lambda: client.ended or len(client.data) >= seen + len(PROBED), "a response to the request behind it")
+    same(client.data[seen:], PROBED, "the response to the request behind it")
+    same(stage.got[before:], PROBE_OUT, "the request behind it")
+    return next(end for end in stage.servers if len(end.data) > lengths.get(end, 0))
+
+
+def closes(stage, client):
+    """The client's connection ends; all that was sent to the server is there then."""
+    stage.until(lambda: client.ended, lambda: f"the client's connection ended; it got {bytes(client.data[-200:])!r}")
+    stage.drain()
+
+
+def arrives(stage, end, length, what):
+    """So many bytes arrive, unless the connection ends."""
+    stage.until(lambda: end.ended or len(end.data) >= length, lambda: f"{what}: got {bytes(end.data[-300:])!r}")
+
+
+def is_whole(data, body):
+    """A response of the module's own is there to its end."""
+    match = OWN.fullmatch(bytes(data))
+    return match and (not body or len(match["body"]) >= int(match["length"]))
+
+
+def check_own(data, status, close, body=True):
+    """Exactly one response of the module's own with this status."""
+    match = OWN.fullmatch(bytes(data))
+    check(match, lambda: f"no response of its own with {status}: {bytes(data[:300])!r}")
+    equal(int(match["status"]), status, "status")
+    equal(match["close"] is not None, close, "Connection: close in the response")
+    equal(match["switch"] is not None, status == 426, "what a 426 says")
+    equal(len(match["body"]), int(match["length"]) if body else 0, "length of the body")
+
+
+def answers(stage, client, events):
+    """The requests were answered by the server in their order; returns the offset behind the responses."""
+    at = 0
+    for number, event in enumerate(events):
+        arrived = lambda at=at: client.ended or ANSWERED.match(client.data, at)
+        stage.until(arrived, lambda at=at, number=number: f"response {number}: got {bytes(client.data[at:])!r}")
+        match = ANSWERED.match(client.data, at)
+        check(match, lambda at=at, number=number: f"response {number} is {bytes(client.data[at : at + 200])!r}")
+        equal(match[2] == b"close", event.split(" ")[2] == "close", f"Connection: close in response {number}")
+        at = match.end()
+    return at
+
+
+def run_request(stage, vector, pieces):
+    """Sends what a `request` vector says, and what then has to happen has to happen."""
+    requests = [event for event in vector.events if event.startswith("request")]
+    if requests and requests[-1].endswith(" upgrade"):
+        run_offer(stage, vector, pieces, accept=True)
+        run_offer(stage, vector, pieces, accept=False)
+        return
+    out = vector.bytes("out")
+    last = vector.events[-1]
+    status = int(last.split(" ")[-1]) if last.startswith("error") else None
+    # The last request is under way where it has no end.
+    partial = (status or last == "need more") and unfinished(vector.events)
+    stage.begin(answering=True)
+    client = stage.connect()
+    try:
+        client.send(*pieces)
+        if last == "need more":
+            stage.until(lambda: len(stage.got) >= len(out), lambda: f"what is there of it: {bytes(stage.got)!r}")
+            client.finish_sending()
+            status = 400 if partial else None
+        at = answers(stage, client, requests[: len(requests) - bool(partial)])
+        if not status and last != "need more" and requests[-1].split(" ")[2] == "keep":
+            same(stage.got, out, "what the server received")
+            same(client.data[at:], b"", "what followed the responses")
+            probe(stage, client)
+            return
+        closes(stage, client)
+        equal(client.ended, "fin", "how the client's connection ended")
+        if status:
+            check_own(client.data[at:], status, True)
+        else:
+            same(client.data[at:], b"", "what followed the responses")
+        if partial:
+            cut_off(stage, out)
+        else:
+            same(stage.got, out, "what the server received")
+    finally:
+        client.close()
+
+
+def unfinished(events):
+    """The last request among a vector's events has a body, and it does not end."""
+    at = max((i for i, event in enumerate(events) if event.startswith("request")), default=None)
+    if at is None or events[at].split(" ")[1] == "none":
+        return False
+    return not any(event.startswith("body") for event in events[at:])
+
+
+def cut_off(stage, out):
+    """What was forwarded of a request may be cut short by a reset, but is no other thing, and not complete."""
+    got = bytes(stage.got)
+    check(out.startswith(got), lambda: f"the server received {got!r}, no beginning of {out!r}")
+    used = [end for end in stage.servers if len(end.data) > end.answered]
+    stage.until(lambda: all(end.ended for end in used), "the server's connection ended")
+    check(not stage.asked(), "a complete request at the server")
+
+
+def run_offer(stage, vector, pieces, accept):
+    """An offer to upgrade, which the server accepts or refuses."""
+    out, (count,) = vector.bytes("out"), vector.numbers("rest")
+    rest = vector.bytes("raw")[-count:] if count else b""
+    stage.begin(answering=False)
+    client = stage.connect()
+    try:
+        client.send(*pieces)
+        stage.until(stage.asked, lambda: f"the offer at the server: {bytes(stage.got)!r}")
+        stage.drain()
+        same(stage.got, out, "what the server received before it answered")
+        (server,) = stage.asked()
+        key = offered_key(bytes(server.data[server.answered :]))
+        check(key, "what the server received is an offer")
+        try:
+            if accept:
+                accepted(stage, client, server, key, rest)
+            else:
+                refused(stage, client, server, rest)
+        finally:
+            server.close()
+    finally:
+        client.close()
+
+
+def accepted(stage, client, server, key, rest):
+    """The server accepts: what was behind the offer arrives, then bytes flow both ways."""
+    before = len(server.data)
+    server.send(switching(key) + b"from the server")
+    stage.until(
+        lambda: client.ended or client.data.endswith(b"from the server"), lambda: f"the tunnel: {bytes(client.data)!r}"
+    )
+    check(client.data.startswith(b"HTTP/1.1 101 "), lambda: f"no 101: {bytes(client.data)!r}")
+    client.send(b"from the client")
+    wanted = rest + b"from the client"
+    arrives(stage, server, before + len(wanted), "bytes of the client")
+    same(server.data[before:], wanted, "what came through the tunnel")
+
+
+def refused(stage, client, server, rest):
+    """The server refuses: what was behind the offer is a request or nothing, and never reaches it as it is."""
+    before = server.answered = len(server.data)
+    stage.answering = True
+    server.send(REFUSAL)
+    arrived = lambda: client.ended or ANSWERED.match(client.data)
+    stage.until(arrived, lambda: f"the refusal: {bytes(client.data)!r}")
+    match = ANSWERED.match(client.data)
+    check(match and match[1] == REFUSAL[:-2], lambda: f"no refusal: {bytes(client.data)!r}")
+    if not rest and match[2] is None:
+        check(probe(stage, client) is server, "the server's connection was not used again")
+        return
+    client.finish_sending()
+    closes(stage, client)
+    check(not rest or not server.data[before:].startswith(rest), "bytes behind a refused offer reached the server")
+
+
+def run_response(stage, vector, pieces):
+    """Lets the server answer with what a `response` vector says."""
+    request = vector.bytes("request", DEFAULT_REQUEST)
+    final = next((event for event in vector.events if event.split(" ")[2:3] == ["final"]), None)
+    stage.begin(answering=False)
+    client = stage.connect()
+    try:
+        client.send(request)
+        stage.until(stage.asked, lambda: f"the request at the server: {bytes(stage.got)!r}")
+        (server,) = stage.asked()
+        server.answered = len(server.data)
+        server.send(*pieces)
+        if vector.text("close"):
+            server.finish_sending()
+        if "accepted" in vector.events:
+            switched(stage, vector, client, server)
+        elif not final:
+            not_understood(stage, vector, client, server, request)
+        elif vector.events[-1].startswith(("error", "need more")):
+            cut_short(stage, vector, client, server, final)
+        else:
+            delivered(stage, vector, client, server, final)
+    finally:
+        client.close()
+
+
+def switched(stage, vector, client, server):
+    """A 101 that accepts the offer."""
+    raw, (count,) = vector.bytes("raw"), vector.numbers("rest")
+    wanted = vector.bytes("out") + (raw[-count:] if count else b"")
+    arrives(stage, client, len(wanted), "the tunnel")
+    same(client.data, wanted, "what the client received")
+    before = len(server.data)
+    client.send(b"from the client")
+    arrives(stage, server, before + 15, "bytes of the client")
+    same(server.data[before:], b"from the client", "what came through the tunnel")
+    server.close()
+
+
+def not_understood(stage, vector, client, server, request):
+    """No final response that could be passed on: interim ones, then our own, and the server's connection ends."""
+    out, keep, body = vector.bytes("out"), is_kept(request), not request.startswith(b"HEAD ")
+    if vector.events[-1] == "need more":
+        arrives(stage, client, len(out), "interim responses")
+        server.finish_sending()
+    arrived = lambda: client.ended or is_whole(client.data[len(out) :], body)
+    stage.until(arrived, lambda: f"a 502: {bytes(client.data)!r}")
+    same(client.data[: len(out)], out, "what the client received first")
+    check_own(client.data[len(out) :], 502, not keep, body)
+    stage.until(lambda: server.ended, "the server's connection ended")
+    if keep:
+        check(probe(stage, client) is not server, "a connection that was given up is used")
+    else:
+        closes(stage, client)
+
+
+def cut_short(stage, vector, client, server, final):
+    """A final response that breaks off."""
+    out = vector.bytes("out")
+    # It is complete only where the end of the connection is its end.
+    complete = vector.events[-1] == "need more" and final.split(" ")[3] == "until-close"
+    if vector.events[-1] == "need more":
+        arrives(stage, client, len(out), "the beginning of the response")
+        server.finish_sending()
+    closes(stage, client)
+    got = bytes(client.data)
+    check(out.startswith(got), lambda: f"the client received {got!r}, no beginning of {out!r}")
+    equal(client.ended, "fin" if complete else "reset", "how the client's connection ended")
+    stage.until(lambda: server.ended, "the server's connection ended")
+
+
+def delivered(stage, vector, client, server, final):
+    """A response that is passed on; the next request then goes where it should."""
+    out = vector.bytes("out")
+    reuse = final.split(" ")[4] == "keep" and not vector.text("close") and vector.numbers("rest") == [0]
+    arrives(stage, client, len(out), "the response")
+    if final.endswith(" keep"):
+        same(client.data, out, "what the client received")
+        equal(probe(stage, client) is server, reuse, "the server's connection is used again")
+    else:
+        closes(stage, client)
+        same(client.data, out, "what the client received")
+        equal(client.ended, "fin", "how the client's connection ended")
+    if not reuse:
+        stage.until(lambda: server.ended, "the server's connection ended")
+
+
+def is_kept(request):
+    """The client goes on using its connection."""
+    head = request.partition(b"\r\n\r\n")[0].lower()
+    if b"http/1.0" in head.partition(b"\r\n")[0]:
+        return b"keep-alive" in head
+    return re.search(rb"\r\nconnection:[^\r]*close", head) is None
+
+
+def settings(vector):
+    """The sysctls that a vector needs; None if there are none that do."""
+    limits = vector.limits()
+    fields = limits.pop("fields", 96)
+    lengths = set(limits.values())
+    if vector.text("last") or fields < 8 or lengths and (len(limits) < 3 or len(lengths) > 1 or min(lengths) < 1024):
+        return None
+    values = {} if fields >= 96 else {"fields_max": fields}
+    return {**values, "head_max": lengths.pop()} if lengths else values
+
+
+def whole(raw, _number):
+    """One segment."""
+    return [[raw]]
+
+
+def in_two(raw, number):
+    """Cut once, at a place that is another one in each vector."""
+    place = number * 53 % max(len(raw), 1)
+    return [[raw[:place], raw[place:]]] if place and number % CUT_EVERY == 0 else []
+
+
+def bytewise(raw, number):
+    """One byte per segment."""
+    if len(raw) > BYTEWISE_MAX or number % BYTEWISE_EVERY:
+        return []
+    return [[raw[i : i + 1] for i in range(len(raw))]]
+
+
+RUN = {"request": run_request, "response": run_response}
+
+
+def run_file(name, arrivals):
+    """Runs the vectors of a file, and tells of all that fail."""
+    failures, skipped, count = [], [], 0
+    with Stage() as stage:
+        for number, vector in enumerate(vectors.read(name)):
+            if vector.kind not in RUN:
+                continue
+            values = settings(vector)
+            if values is None:
+                skipped.append(vector.name)
+                continue
+            with squall.sysctl(**values):
+                for pieces in arrivals(vector.bytes("raw"), number):
+                    count += 1
+                    try:
+                        RUN[vector.kind](stage, vector, pieces)
+                        seen = len(stage.got)
+                        stage.drain()
+                        equal(len(stage.got), seen, "bytes at the server, some of them late")
+                    except Exception as trouble:  # told with the others
+                        failures.append(f"{vector.name}: {type(trouble).__name__}: {trouble}")
+                        stage.restart()
+            if len(failures) >= FAILURES_MAX:
+                break
+    ktap.note(f"{name}: {count} runs of {number + 1} vectors: {arrivals.__doc__}")
+    if skipped:
+        ktap.note(f"left out are {len(skipped)} whose limits no sysctl sets: {', '.join(skipped)}")
+    check(count, "no vector was run")
+    check(not failures, lambda: f"{len(failures)} of {count} runs fail:\n" + "\n".join(failures))
+
+
+def declare(name):
+    """Declares the cases of a file."""
+    kinds = collections.Counter(vector.kind for vector in vectors.read(name))
+    if not any(kinds[kind] for kind in RUN):
+        return
+    case(f"{name}: every vector in one segment", limit=60)(lambda: run_file(name, whole))
+    case(f"{name}: vectors in two segments", limit=90)(lambda: run_file(name, in_two))
+    case(f"{name}: vectors one byte per segment", limit=90)(lambda: run_file(name, bytewise))
+
+
+def addresses(verb):
+    """Gives the loopback interface the addresses that the vectors expect, or takes them back."""
+    for address in (CLIENT, SERVER[0]):
+        netns.shell(f"ip addr {verb} {address}/32 dev lo")
+
+
+for file in vectors.files():
+    declare(file)
+addresses("add")
+ktap.at_end(lambda: addresses("del"))
+session.main()
