@@ -15,6 +15,7 @@ mod proto;
 #[allow(dead_code)]
 #[path = "proto/replay.rs"]
 mod replay;
+#[allow(dead_code)]
 #[path = "proto/vectors.rs"]
 mod vectors;
 

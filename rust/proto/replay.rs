@@ -47,7 +47,7 @@ use crate::vectors::{
 };
 
 /// What a proxy would know; the expected output of the vectors has these values.
-const FORWARD: Forward<'static> = Forward {
+pub const FORWARD: Forward<'static> = Forward {
     client: b"192.0.2.7",
     scheme: b"http",
     default_host: b"10.0.0.2:9000",
@@ -88,8 +88,8 @@ impl From<fmt::Error> for Stop {
     }
 }
 
-/// One run of one vector.
-pub struct Replay<'a> {
+/// One run of one case.
+struct Replay<'a> {
     src: Arrived<'a>,
     head: &'a mut Head,
     limits: AllLimits,
@@ -157,14 +157,17 @@ pub fn replay(
         "chunk" => return encode::chunk_head(vector.value("size")?.parse().ok()?, out).ok(),
         _ => {}
     }
-    let raw = vector.fill("raw", memory.raw)?;
-    let request: &[u8] = match vector.has("request") {
-        true => vector.fill("request", memory.request)?,
-        false => b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    };
-    let mut run = Replay {
-        src: Arrived::new(raw, arrival),
-        head: memory.head,
+    let case = Case {
+        response: match vector.value("kind")? {
+            "request" => false,
+            "response" => true,
+            _ => return None,
+        },
+        raw: vector.fill("raw", memory.raw)?,
+        request: match vector.has("request") {
+            true => vector.fill("request", memory.request)?,
+            false => b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        },
         limits: limits(vector)?,
         forward: Forward {
             client: vector.value("client").map_or(FORWARD.client, str::as_bytes),
@@ -172,15 +175,53 @@ pub fn replay(
             forwarded: vector.has("forwarded"),
             ..FORWARD
         },
+        close: vector.has("close"),
+        last: vector.has("last"),
+    };
+    run(&case, memory.head, arrival, sha1_base64, out, log)
+}
+
+/// Bytes that arrive, and what must be known to understand them.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// They are responses, up to the final one; else requests.
+    pub response: bool,
+    /// The bytes.
+    pub raw: &'a [u8],
+    /// The request that responses answer: a valid one.
+    pub request: &'a [u8],
+    /// The limits.
+    pub limits: AllLimits,
+    /// What the proxy knows.
+    pub forward: Forward<'a>,
+    /// Behind the bytes of a response the sender closes the connection.
+    pub close: bool,
+    /// The connection to which the message goes ends behind it, for a reason of ours.
+    pub last: bool,
+}
+
+/// Runs a case once and tells what happens; `None` if it is malformed or `out` or `log` fails.
+pub fn run(
+    case: &Case<'_>,
+    head: &mut Head,
+    arrival: Arrival,
+    sha1_base64: Sha1Base64,
+    out: &mut dyn Sink,
+    log: &mut dyn fmt::Write,
+) -> Option<()> {
+    let mut run = Replay {
+        src: Arrived::new(case.raw, arrival),
+        head,
+        limits: case.limits,
+        forward: case.forward,
         out,
         log,
         sha1_base64,
-        last: vector.has("last"),
+        last: case.last,
     };
-    let stop = match vector.value("kind")? {
-        "request" => run.requests(),
-        "response" => run.responses(request, vector.has("close")),
-        _ => return None,
+    let stop = match case.response {
+        false => run.requests(),
+        true => run.responses(case.request, case.close),
     };
     let ended = match stop {
         Ok(()) => Ok(()),
@@ -198,20 +239,28 @@ pub fn replay(
 }
 
 /// Everything that a vector may limit.
-#[derive(Clone, Copy)]
-struct AllLimits {
-    head: Limits,
-    body: BodyLimits,
-    trailers: Limits,
+#[derive(Clone, Copy, Debug)]
+pub struct AllLimits {
+    /// Limits of heads.
+    pub head: Limits,
+    /// Limits of bodies.
+    pub body: BodyLimits,
+    /// Limits of trailer sections.
+    pub trailers: Limits,
 }
 
-/// Reads the limits of a vector.
-fn limits(vector: &Vector<'_>) -> Option<AllLimits> {
-    let mut limits = AllLimits {
+impl AllLimits {
+    /// The limits of a vector that has no others.
+    pub const DEFAULT: AllLimits = AllLimits {
         head: Limits::DEFAULT,
         body: BodyLimits::DEFAULT,
         trailers: Limits::TRAILERS,
     };
+}
+
+/// Reads the limits of a vector.
+fn limits(vector: &Vector<'_>) -> Option<AllLimits> {
+    let mut limits = AllLimits::DEFAULT;
     for word in vector.value("limits").unwrap_or("").split_whitespace() {
         let (name, number) = word.split_once('=')?;
         let limit = match name {

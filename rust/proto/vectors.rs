@@ -44,6 +44,32 @@ pub enum Arrival {
     Cut(usize),
     /// In fragments of one byte, one after the other.
     Bytes,
+    /// In fragments of these lengths in turn, one after the other; 0 counts as 256.
+    Pieces([u8; 4]),
+}
+
+impl Arrival {
+    /// Returns the offset behind the fragment with the byte at offset `at`, which may be beyond the last byte.
+    fn fragment_end(self, at: usize) -> usize {
+        match self {
+            Arrival::Whole => usize::MAX,
+            Arrival::Cut(first) if at < first => first,
+            Arrival::Cut(_) => usize::MAX,
+            Arrival::Bytes => at.saturating_add(1),
+            Arrival::Pieces(lengths) => {
+                let lengths = lengths.map(|len| if len == 0 { 256 } else { usize::from(len) });
+                let round: usize = lengths.iter().sum();
+                let mut end = at.saturating_sub(at.checked_rem(round).unwrap_or(0));
+                for len in lengths {
+                    end = end.saturating_add(len);
+                    if end > at {
+                        break;
+                    }
+                }
+                end
+            }
+        }
+    }
 }
 
 /// The bytes of a vector that have arrived and were not consumed.
@@ -60,15 +86,14 @@ pub struct Arrived<'a> {
 impl<'a> Arrived<'a> {
     /// Returns the state in which the first fragment has arrived.
     pub fn new(raw: &'a [u8], arrival: Arrival) -> Arrived<'a> {
-        let visible = match arrival {
-            Arrival::Whole => raw.len(),
-            Arrival::Cut(first) => first.min(raw.len()),
-            Arrival::Bytes => raw.len().min(1),
+        let first = match arrival {
+            Arrival::Cut(first) => first,
+            _ => arrival.fragment_end(0),
         };
         Arrived {
             raw,
             arrival,
-            visible,
+            visible: first.min(raw.len()),
             consumed: 0,
         }
     }
@@ -76,10 +101,7 @@ impl<'a> Arrived<'a> {
     /// Lets the next fragment arrive; says whether there was one.
     pub fn more(&mut self) -> bool {
         let before = self.visible;
-        self.visible = match self.arrival {
-            Arrival::Bytes => before.saturating_add(1).min(self.raw.len()),
-            _ => self.raw.len(),
-        };
+        self.visible = self.arrival.fragment_end(before).min(self.raw.len());
         self.visible > before
     }
 
@@ -104,12 +126,7 @@ impl Source for Arrived<'_> {
         let start = self
             .consumed
             .saturating_add(usize::try_from(offset).unwrap_or(usize::MAX));
-        let end = match self.arrival {
-            Arrival::Whole => self.visible,
-            Arrival::Cut(first) if start < first => self.visible.min(first),
-            Arrival::Cut(_) => self.visible,
-            Arrival::Bytes => self.visible.min(start.saturating_add(1)),
-        };
+        let end = self.visible.min(self.arrival.fragment_end(start));
         self.raw.get(start..end).unwrap_or(&[])
     }
 }
