@@ -9,6 +9,8 @@ import sys
 
 MAX_LINES = 800
 SKIPPED_DIRECTORIES = {".git", "build", "target", "__pycache__"}
+# Inputs of fuzz targets: any bytes.
+CORPUS = "rust/fuzz/corpus"
 # Not ours to shorten or to label.
 UNLABELLED = {"LICENSE", "Cargo.lock", ".gitignore"}
 SOURCE = re.compile(r"\.(rs|c|h|py|sh|js|html|css|toml|config)$|(^|/)(Makefile|Kbuild)$")
@@ -18,7 +20,11 @@ PANICS = re.compile(r"\.unwrap\(\)|\.expect\(|\b(panic|todo|unimplemented|unreac
 
 def files():
     for directory, directories, names in os.walk("."):
-        directories[:] = [name for name in directories if name not in SKIPPED_DIRECTORIES]
+        directories[:] = [
+            name
+            for name in directories
+            if name not in SKIPPED_DIRECTORIES and os.path.join(directory, name)[2:] != CORPUS
+        ]
         for name in names:
             yield os.path.join(directory, name)[2:]
 

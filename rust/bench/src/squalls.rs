@@ -169,7 +169,8 @@ impl Parser for SquallPath {
                     client: b"192.0.2.7",
                     scheme: b"http",
                     default_host: b"127.0.0.1:9000",
-                    close: false,
+                    trusted: false,
+                    forwarded: false,
                 };
                 encode::request(head, &request, raw, &forward, out).ok()?;
             }

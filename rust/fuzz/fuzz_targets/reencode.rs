@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is forwarded means what was received. See `targets::reencode`.
+
+#![no_main]
+#![allow(dead_code)] // Each target uses a part of the modules.
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../tests/oracle/mod.rs"]
+mod oracle;
+#[path = "../../tests/targets/mod.rs"]
+mod targets;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some(input) = targets::Input::from_bytes(bytes) {
+        targets::reencode::reencode(&input);
+    }
+});

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a request means. RFC 9110, RFC 9112 section 3, RFC 6455 section 4.1.
+
+use super::body::{
+    declared,
+    Framing, //
+};
+use super::grammar::{
+    extension_name,
+    is_authority,
+    is_key,
+    is_protocol,
+    is_token,
+    list,
+    values,
+    Field, //
+};
+use super::head::{
+    self,
+    Limits, //
+};
+use super::{
+    keep_word,
+    Options,
+    Stop, //
+};
+
+/// Most bytes that the names of subprotocols and extensions in one offer may have, a comma after each counted.
+const MAX_OFFER: usize = 448;
+
+/// Fields that this gateway writes itself, besides those of the connection.
+pub const WRITTEN: &[&str] = &[
+    "host",
+    "content-length",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// A request that may be forwarded.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: Vec<u8>,
+    /// The target for the server: origin form, or `*`.
+    pub target: Vec<u8>,
+    /// Whom the request is for; `None` only in HTTP/1.0.
+    pub host: Option<Vec<u8>>,
+    pub minor: u8,
+    pub framing: Framing,
+    pub keep_alive: bool,
+    /// The client waits for a 100 (Continue).
+    pub expect: bool,
+    /// An offer to switch to WebSocket.
+    pub offer: Option<Offer>,
+    /// All fields.
+    pub fields: Vec<Field>,
+    /// The fields that are copied.
+    pub forwarded: Vec<Field>,
+}
+
+/// An offer to switch to WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub key: Vec<u8>,
+    pub protocols: Vec<Vec<u8>>,
+    pub extensions: Vec<Vec<u8>>,
+}
+
+impl std::fmt::Display for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "request {} {}", self.framing, keep_word(self.keep_alive))?;
+        if self.expect {
+            f.write_str(" expect")?;
+        }
+        if self.offer.is_some() {
+            f.write_str(" upgrade")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the head of a request at the front of `bytes`, and returns the request and the head's length.
+pub fn read(bytes: &[u8], limits: Option<Limits>) -> Result<(Request, usize), Stop> {
+    let head = head::request(bytes, limits)?;
+    let len = head.len;
+    let fields = head.fields;
+    if head.method == b"CONNECT" {
+        return Err(Stop::Refused("CONNECT"));
+    }
+    let (authority, target) = target(&head.target, &head.method)?;
+    let host = match &values(&fields, "host")[..] {
+        [] if head.minor == 0 => None,
+        [host] if is_authority(host) => Some(host.clone()),
+        _ => return Err(Stop::Refused("Host")),
+    };
+    let framing = declared(&fields, head.minor)?;
+    let options = Options::new(&fields)?;
+    let has_body = !matches!(framing, Framing::None | Framing::Length(0));
+    let expect = match &values(&fields, "expect")[..] {
+        [] => false,
+        [value] if value.eq_ignore_ascii_case(b"100-continue") => head.minor == 1 && has_body,
+        _ => return Err(Stop::Refused("Expect")),
+    };
+    let protocols: Vec<Vec<u8>> = values(&fields, "upgrade")
+        .iter()
+        .flat_map(|value| list(value))
+        .collect();
+    if !protocols.iter().all(|protocol| is_protocol(protocol)) {
+        return Err(Stop::Refused("Upgrade"));
+    }
+    // Any other request that looks like an offer is an ordinary one. RFC 9110 section 7.8.
+    let asks = protocols
+        .iter()
+        .any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+        && options.has(b"upgrade")
+        && head.minor == 1
+        && head.method == b"GET"
+        && framing == Framing::None;
+    let offer = match asks {
+        true => Some(offer(&fields)?),
+        false => None,
+    };
+    let mut forwarded = options.forwarded(&fields, WRITTEN);
+    if !expect {
+        forwarded.retain(|(name, _)| !name.eq_ignore_ascii_case(b"expect"));
+    }
+    let request = Request {
+        method: head.method,
+        target,
+        host: authority.or(host),
+        minor: head.minor,
+        framing,
+        keep_alive: options.keep_alive(head.minor),
+        expect,
+        offer,
+        fields,
+        forwarded,
+    };
+    Ok((request, len))
+}
+
+/// Takes a request target apart: the authority if there is one, and what the server is asked for.
+/// RFC 9112 section 3.2.
+fn target(target: &[u8], method: &[u8]) -> Result<(Option<Vec<u8>>, Vec<u8>), Stop> {
+    if target == b"*" && method == b"OPTIONS" || target.starts_with(b"/") {
+        return Ok((None, target.to_vec()));
+    }
+    let lower = target.to_ascii_lowercase();
+    let scheme = ["http://", "https://", "ws://", "wss://"]
+        .into_iter()
+        .find(|scheme| lower.starts_with(scheme.as_bytes()))
+        .ok_or(Stop::Refused("form of the target"))?;
+    let rest = &target[scheme.len()..];
+    let end = rest
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?'))
+        .unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if !is_authority(authority) {
+        return Err(Stop::Refused("authority of the target"));
+    }
+    // An empty path is "/". RFC 9110 section 4.2.3.
+    let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+    Ok((Some(authority.to_vec()), [slash, path].concat()))
+}
+
+/// Reads the fields of an offer. RFC 6455 section 4.1.
+fn offer(fields: &[Field]) -> Result<Offer, Stop> {
+    let key = match &values(fields, "sec-websocket-key")[..] {
+        [key] if is_key(key) => key.clone(),
+        _ => return Err(Stop::Refused("Sec-WebSocket-Key")),
+    };
+    if values(fields, "sec-websocket-version") != [b"13"] {
+        return Err(Stop::Refused("Sec-WebSocket-Version"));
+    }
+    let mut protocols = Vec::new();
+    for value in values(fields, "sec-websocket-protocol") {
+        let names = list(&value);
+        if names.is_empty() || !names.iter().all(|name| is_token(name)) {
+            return Err(Stop::Refused("Sec-WebSocket-Protocol"));
+        }
+        protocols.extend(names);
+    }
+    let extensions = extensions(fields)?;
+    let text: usize = protocols
+        .iter()
+        .chain(&extensions)
+        .map(|name| name.len() + 1)
+        .sum();
+    if text > MAX_OFFER {
+        return Err(Stop::Refused("names in an offer are too long"));
+    }
+    Ok(Offer {
+        key,
+        protocols,
+        extensions,
+    })
+}
+
+/// The names of the extensions in Sec-WebSocket-Extensions. RFC 6455 section 9.1.
+pub fn extensions(fields: &[Field]) -> Result<Vec<Vec<u8>>, Stop> {
+    values(fields, "sec-websocket-extensions")
+        .iter()
+        .flat_map(|value| list(value))
+        .map(|extension| extension_name(&extension).ok_or(Stop::Refused("extension")))
+        .collect()
+}

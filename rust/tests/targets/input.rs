@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a fuzz target runs on, and how it is read from the bytes that a fuzzer makes up.
+
+use squall::proto::h1::encode::Forward;
+use squall::proto::head::Limits;
+use squall::replay::{
+    AllLimits,
+    Case,
+    FORWARD, //
+};
+use squall::vectors::{
+    Arrival,
+    Vector, //
+};
+
+/// Requests that responses answer; a response's input chooses one by its number.
+const REQUESTS: [&[u8]; 10] = [
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://example.com\r\n\
+        Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    b"GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://example.com\r\n\
+        Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a\r\n\r\n",
+    b"GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n",
+];
+
+/// Limits to choose from: those in use, and some that short messages reach.
+const LIMITS: [Limits; 4] = [
+    Limits::DEFAULT,
+    Limits {
+        head: 256,
+        start_line: 64,
+        field_line: 96,
+        fields: 6,
+    },
+    Limits {
+        head: 1024,
+        start_line: 400,
+        field_line: 300,
+        fields: 16,
+    },
+    Limits {
+        head: 120,
+        start_line: 100,
+        field_line: 110,
+        fields: 3,
+    },
+];
+
+/// A stream of bytes with all that decides what they mean, and how they may arrive in pieces.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// The bytes are responses to `request`; else requests.
+    pub response: bool,
+    /// The request that responses answer.
+    pub request: Vec<u8>,
+    /// The bytes.
+    pub raw: Vec<u8>,
+    /// The limits of a head.
+    pub limits: Limits,
+    /// The client is trusted.
+    pub trusted: bool,
+    /// A Forwarded field is written.
+    pub forwarded: bool,
+    /// Behind the bytes of a response the server closes the connection.
+    pub close: bool,
+    /// The connection to which the message goes ends behind it, for a reason of ours.
+    pub last: bool,
+    /// Ways in which the bytes arrive, to be held against all at once.
+    pub arrivals: Vec<Arrival>,
+}
+
+impl Input {
+    /// Reads an input: one byte of flags, one that chooses the request, four that are the lengths of
+    /// pieces, then the stream. `None` if it is too short.
+    ///
+    /// The flags: 0x01 responses, 0x02 to the request at the front of the stream, 0x04 closed, 0x08 last,
+    /// 0x30 which limits, 0x40 the client is trusted, 0x80 a Forwarded field is written.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Input> {
+        let (&[flags, request, pieces @ ..], stream) = bytes.split_first_chunk::<6>()?;
+        let response = flags & 1 != 0;
+        let (request, raw) = if response && flags & 2 != 0 {
+            let end = stream.windows(4).position(|four| four == b"\r\n\r\n")?;
+            stream.split_at(end + 4)
+        } else {
+            (REQUESTS[usize::from(request) % REQUESTS.len()], stream)
+        };
+        Some(Input {
+            response,
+            request: request.to_vec(),
+            raw: raw.to_vec(),
+            limits: LIMITS[usize::from(flags >> 4 & 3)],
+            trusted: flags & 0x40 != 0,
+            forwarded: flags & 0x80 != 0,
+            close: flags & 4 != 0,
+            last: flags & 8 != 0,
+            arrivals: arrivals(pieces, raw.len()),
+        })
+    }
+
+    /// Reads what a vector of the kinds `request` and `response` is about, without limits of its own;
+    /// `None` for other kinds.
+    pub fn from_vector(vector: &Vector<'_>) -> Option<Input> {
+        let response = match vector.value("kind")? {
+            "request" => false,
+            "response" => true,
+            _ => return None,
+        };
+        let raw: Vec<u8> = vector.bytes("raw").collect();
+        Some(Input {
+            response,
+            request: match vector.has("request") {
+                true => vector.bytes("request").collect(),
+                false => REQUESTS[0].to_vec(),
+            },
+            limits: Limits::DEFAULT,
+            trusted: vector.has("trusted"),
+            forwarded: vector.has("forwarded"),
+            close: vector.has("close"),
+            last: vector.has("last"),
+            arrivals: arrivals([7, 1, 30, 2], raw.len()),
+            raw,
+        })
+    }
+
+    /// Returns the input as a case for [`squall::replay::run`].
+    pub fn case(&self) -> Case<'_> {
+        Case {
+            response: self.response,
+            raw: &self.raw,
+            request: &self.request,
+            limits: AllLimits {
+                head: self.limits,
+                ..AllLimits::DEFAULT
+            },
+            forward: Forward {
+                trusted: self.trusted,
+                forwarded: self.forwarded,
+                ..FORWARD
+            },
+            close: self.close,
+            last: self.last,
+        }
+    }
+}
+
+/// Ways for `len` bytes to arrive that the four numbers choose, and byte by byte.
+fn arrivals(pieces: [u8; 4], len: usize) -> Vec<Arrival> {
+    let [a, b, c, d] = pieces.map(usize::from);
+    vec![
+        Arrival::Bytes,
+        Arrival::Pieces(pieces),
+        Arrival::Cut((a << 8 | b) % (len + 1)),
+        Arrival::Cut((c << 8 | d) % (len + 1)),
+    ]
+}
