@@ -7,7 +7,7 @@
 KDIR ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all module debug-module demo test check fmt bench-parser clean distclean help
+.PHONY: all module debug-module demo test check fmt fuzz bench-parser clean distclean help
 
 all: module
 
@@ -31,6 +31,11 @@ test:
 check:
 	@tools/check
 
+SECONDS_EACH ?= 60
+
+fuzz:
+	@tools/fuzz --seconds $(SECONDS_EACH)
+
 fmt:
 	@tools/check --fix-format
 
@@ -49,6 +54,7 @@ help:
 	@echo 'make demo          a chat through Squall in a virtual machine, reachable from this machine; Ctrl-C ends it'
 	@echo 'make test          everything: host tests, lints, KUnit, selftests on the stock and on the debug kernel'
 	@echo 'make check         formatting, lints and the rules of the house only'
+	@echo 'make fuzz          fuzzes the protocol code, each target for SECONDS_EACH=N seconds (default 60)'
 	@echo 'make fmt           formats the Rust sources'
 	@echo 'make bench-parser  counts and times the parser of heads beside httparse and llhttp (needs cargo, a C compiler, valgrind)'
 	@echo 'make debug-module  builds squall.ko and squall_kunit.ko for the debug kernel'
