@@ -326,6 +326,11 @@ def none():
     under([(100, 3), (0, 2), (100, 5)])
 
 
+@case("one allocation in ten fails, then every second one", limit=120, log=LOG)
+def some():
+    under([(10, 6), (50, 6)])
+
+
 @case("a listener is removed while no allocation succeeds", limit=60, log=LOG)
 def removed():
     application = Application()
