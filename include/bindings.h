@@ -143,6 +143,7 @@ void squall_registry_each(void (*fn)(struct list_head *entry, u32 arg), u32 arg)
 
 /* Sockets. */
 void squall_bh_lock_sock(struct sock *sk);
+bool squall_bh_trylock_sock(struct sock *sk);
 void squall_bh_unlock_sock(struct sock *sk);
 void squall_sock_put(struct sock *sk);
 bool squall_sock_owned(const struct sock *sk);

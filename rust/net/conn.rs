@@ -360,7 +360,7 @@ impl<S: Session> Conn<S> {
             Self::hook(&conn);
             bindings::squall_bh_unlock_sock(sk);
         }
-        conn.post(events);
+        conn.push(events);
         Ok(true)
     }
 
@@ -420,6 +420,18 @@ impl<S: Session> Conn<S> {
             // INVARIANT: The reference was just taken.
             unsafe { bindings::squall_run_kick(self.run.get()) };
         }
+    }
+
+    /// Takes what was posted. If the connection is on a run list it stays there.
+    pub(super) fn take_events(&self) -> Events {
+        let mut old = self.events.load(Relaxed);
+        while old & !EV_SCHEDULED != 0 {
+            match self.events.cmpxchg(old, old & EV_SCHEDULED, Full) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+        old & !EV_SCHEDULED
     }
 
     /// Says whether one of these events was posted and not been served yet. Any context.

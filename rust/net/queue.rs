@@ -92,7 +92,9 @@ unsafe impl Sync for Spare {}
 /// A first-in first-out queue of bytes.
 #[derive(Default)]
 pub(crate) struct OutQueue {
-    /// `None` before `head`, `Some` from it on.
+    /// The first chunk of a queue that was empty: a queue of one chunk needs no memory of its own.
+    first: Option<Chunk>,
+    /// What is behind it: `None` before `head`, `Some` from it on.
     chunks: KVec<Option<Chunk>>,
     head: usize,
     bytes: usize,
@@ -121,6 +123,7 @@ impl OutQueue {
     /// Returns an empty queue.
     pub(crate) const fn new() -> Self {
         Self {
+            first: None,
             chunks: KVec::new(),
             head: 0,
             bytes: 0,
@@ -141,6 +144,42 @@ impl OutQueue {
     /// Says whether a writer that can wait should: `high` bytes or [`MAX_CHUNKS`] are reached.
     pub(crate) fn is_full(&self, high: usize) -> bool {
         self.bytes >= high || self.chunks.len().saturating_sub(self.head) >= MAX_CHUNKS
+    }
+
+    /// Iterates over the chunks in order.
+    fn live(&self) -> impl Iterator<Item = &Chunk> {
+        let behind = self.chunks.as_slice().get(self.head..).unwrap_or(&[]);
+        Iterator::chain(self.first.iter(), behind.iter().flatten())
+    }
+
+    /// Returns the first chunk.
+    fn front(&mut self) -> Option<&mut Chunk> {
+        match &mut self.first {
+            Some(first) => Some(first),
+            None => self.chunks.as_mut_slice().get_mut(self.head)?.as_mut(),
+        }
+    }
+
+    /// Drops the first chunk.
+    fn pop_front(&mut self) {
+        if self.first.take().is_some() {
+            return;
+        }
+        if let Some(place) = self.chunks.as_mut_slice().get_mut(self.head) {
+            *place = None;
+            self.head += 1;
+        }
+    }
+
+    /// Returns the last chunk of a queue with these members.
+    fn last<'a>(
+        first: &'a mut Option<Chunk>,
+        chunks: &'a mut KVec<Option<Chunk>>,
+    ) -> Option<&'a mut Chunk> {
+        match chunks.as_mut_slice().last_mut() {
+            Some(last) => last.as_mut(),
+            None => first.as_mut(),
+        }
     }
 
     /// Appends a copy of `bytes`. On failure nothing or a part is appended.
@@ -185,8 +224,8 @@ impl OutQueue {
     ///
     /// As for [`Self::write_from`].
     unsafe fn fill_spare(&mut self, from: *const u8, len: usize) {
-        let Some(spare) = &mut self.spare else { return };
-        let Some(Some(last)) = self.chunks.as_mut_slice().last_mut() else {
+        let last = Self::last(&mut self.first, &mut self.chunks);
+        let (Some(spare), Some(last)) = (&mut self.spare, last) else {
             return;
         };
         let count = len.min(spare.left);
@@ -207,7 +246,6 @@ impl OutQueue {
     fn grow(&mut self, wanted: usize) -> Result<usize, NoMemory> {
         let least = if self.is_empty() { 0 } else { GATHER as usize };
         let size = wanted.clamp(least, FRAGMENT_MAX);
-        self.reserve()?;
         let mut page = core::ptr::null_mut();
         let mut offset = 0;
         // SAFETY: Both places may be written; we are in softirq. `size` is at most `FRAGMENT_MAX`.
@@ -251,11 +289,15 @@ impl OutQueue {
     }
 
     fn append(&mut self, chunk: Chunk) -> Result<(), NoMemory> {
-        self.reserve()?;
         let len = chunk.len as usize;
-        self.chunks
-            .push_within_capacity(Some(chunk))
-            .map_err(|_| NoMemory)?;
+        if self.first.is_none() && self.chunks.is_empty() {
+            self.first = Some(chunk);
+        } else {
+            self.reserve()?;
+            self.chunks
+                .push_within_capacity(Some(chunk))
+                .map_err(|_| NoMemory)?;
+        }
         self.bytes += len;
         self.spare = None;
         stats::add(Counter::QueuedBytes, len as u64);
@@ -282,7 +324,7 @@ impl OutQueue {
     /// Moves everything from `other` behind what is here. On failure `self` is as it was and
     /// `other` too.
     pub(crate) fn append_queue(&mut self, other: &mut OutQueue) -> Result<(), NoMemory> {
-        let count = other.chunks.len().saturating_sub(other.head);
+        let count = other.live().count();
         if self.is_empty() {
             mem::swap(self, other);
             other.clear();
@@ -294,7 +336,8 @@ impl OutQueue {
         self.chunks
             .reserve(count, GFP_ATOMIC | __GFP_NOWARN)
             .map_err(|_| NoMemory)?;
-        for chunk in other.chunks.as_mut_slice() {
+        let first = core::iter::once(&mut other.first);
+        for chunk in Iterator::chain(first, other.chunks.as_mut_slice()) {
             if let Some(chunk) = chunk.take() {
                 // Room was made above, so this does not fail.
                 self.append(chunk)?;
@@ -311,7 +354,7 @@ impl OutQueue {
         stats::sub(Counter::QueuedBytes, self.bytes.saturating_sub(len) as u64);
         while self.bytes > len {
             let excess = self.bytes - len;
-            let Some(Some(last)) = self.chunks.as_mut_slice().last_mut() else {
+            let Some(last) = Self::last(&mut self.first, &mut self.chunks) else {
                 return;
             };
             let count = last.len as usize;
@@ -320,7 +363,9 @@ impl OutQueue {
                 self.bytes -= excess;
             } else {
                 self.bytes -= count;
-                self.chunks.pop();
+                if self.chunks.pop().is_none() {
+                    self.first = None;
+                }
             }
             // What was cut off may be in flight: it is not room to write to.
             self.spare = None;
@@ -330,12 +375,7 @@ impl OutQueue {
     /// Returns a queue of the same bytes, sharing the pages.
     pub(crate) fn try_clone(&self) -> Result<OutQueue, NoMemory> {
         let mut clone = OutQueue::new();
-        let live = self.chunks.as_slice().get(self.head..).unwrap_or(&[]);
-        clone
-            .chunks
-            .reserve(live.len(), GFP_ATOMIC | __GFP_NOWARN)
-            .map_err(|_| NoMemory)?;
-        for chunk in live.iter().flatten() {
+        for chunk in self.live() {
             clone.append(chunk.clone())?;
         }
         Ok(clone)
@@ -348,13 +388,12 @@ impl OutQueue {
 
     /// Describes the first bytes of the queue in `vecs`. They stay alive until [`Self::advance`].
     pub(super) fn fill(&self, vecs: &mut [bindings::bio_vec]) -> Filled {
-        let live = self.chunks.as_slice().get(self.head..).unwrap_or(&[]);
         let mut filled = Filled {
             count: 0,
             bytes: 0,
             more: false,
         };
-        for (chunk, vec) in live.iter().flatten().zip(vecs) {
+        for (chunk, vec) in self.live().zip(vecs) {
             vec.bv_page = chunk.page.as_ptr();
             vec.bv_offset = chunk.offset;
             vec.bv_len = chunk.len;
@@ -368,8 +407,7 @@ impl OutQueue {
     /// Drops the first `count` bytes, which are no more than there are.
     pub(super) fn advance(&mut self, mut count: usize) {
         stats::sub(Counter::QueuedBytes, count.min(self.bytes) as u64);
-        while let Some(place) = self.chunks.as_mut_slice().get_mut(self.head) {
-            let Some(chunk) = place else { break };
+        while let Some(chunk) = self.front() {
             let len = chunk.len as usize;
             if count < len {
                 // INVARIANT: The range shrinks from its front. `count` fits, being below `len`.
@@ -378,10 +416,9 @@ impl OutQueue {
                 self.bytes -= count;
                 return;
             }
-            *place = None;
             count -= len;
             self.bytes -= len;
-            self.head += 1;
+            self.pop_front();
         }
         self.clear();
     }

@@ -232,7 +232,6 @@ pub(super) fn splice<S: Session>(from: &Conn<S>, to: &Conn<S>, max: u64) -> Spli
         stats::add(Counter::RxBytes, bytes);
         stats::add(Counter::SplicedBytes, pass.by_reference);
         stats::add(Counter::CopiedBytes, pass.copied);
-        to.post(super::conn::EV_TX);
     }
     if pass.stop == Stop::Full {
         stats::inc(Counter::Paused);

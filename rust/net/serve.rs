@@ -84,6 +84,26 @@ impl<S: Session> Conn<S> {
         drop(session);
     }
 
+    /// Posts events and has the connection served: at once if its lock is free, else soon. Softirq.
+    ///
+    /// May be called with one other connection's lock held: the two cannot wait for each other, since
+    /// this one is only tried. The hooks that are called may post, but not push to anything else than
+    /// who calls, whose lock is taken: so this goes one deep.
+    pub(crate) fn push(&self, events: Events) {
+        // SAFETY: `sk` is alive by the invariant; softirq.
+        if !unsafe { bindings::squall_bh_trylock_sock(self.sk.as_ptr()) } {
+            return self.post(events | EV_TX);
+        }
+        super::count_context();
+        let posted = self.take_events();
+        // SAFETY: The lock is held and the socket not owned, so nobody else is in here: a callback of
+        // this socket that is under way would have the lock.
+        let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events | posted);
+        // SAFETY: Taken above.
+        unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
+        drop(remains);
+    }
+
     /// A process owns the socket: come back in a tick. Spinning would never end on this CPU.
     fn put_off(&self, events: Events) {
         self.raise(events);

@@ -42,6 +42,20 @@ void squall_bh_lock_sock(struct sock *sk)
 	bh_lock_sock(sk);
 }
 
+/*
+ * Softirq; another socket's lock may be held, since this does not wait.  Says
+ * whether the lock was free and no process owns the socket.
+ */
+bool squall_bh_trylock_sock(struct sock *sk)
+{
+	if (!spin_trylock(&sk->sk_lock.slock))
+		return false;
+	if (!sock_owned_by_user_nocheck(sk))
+		return true;
+	bh_unlock_sock(sk);
+	return false;
+}
+
 void squall_bh_unlock_sock(struct sock *sk)
 {
 	bh_unlock_sock(sk);

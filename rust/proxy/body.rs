@@ -98,7 +98,7 @@ impl Body {
         self.forwarded
     }
 
-    /// Forwards what has arrived.
+    /// Forwards what has arrived into the queue of `to`. The caller pushes.
     pub(crate) fn forward(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
         loop {
             let mut line = [0; FRAMING_COPY];
@@ -213,7 +213,5 @@ fn send(
         } else {
             Failure::NoMemory
         }
-    })?;
-    to.post(0);
-    Ok(())
+    })
 }

@@ -165,7 +165,7 @@ impl Downstream {
     fn advance(&mut self, io: &mut Io<'_>) {
         match self.state {
             State::Head => self.read_head(io),
-            State::Body => self.forward_body(io),
+            State::Body => self.forward_body(io, 0),
             State::Room => {
                 self.state = State::Head;
                 self.read_head(io);
@@ -340,15 +340,16 @@ impl Downstream {
             }
             return false;
         }
-        conn.post(ASSIGNED);
         stats::inc(Counter::Requests);
         checkout.pool().count_request();
-        exchange.upstream = Some(checkout);
         if let Some(reading) = self.reading.take() {
             io.consume(reading.len());
         }
+        let conn = conn.clone();
+        exchange.upstream = Some(checkout);
         if whole {
             self.await_response(io);
+            conn.push(ASSIGNED);
             return true;
         }
         self.state = State::Body;
@@ -359,7 +360,7 @@ impl Downstream {
             timeout = timeout.saturating_add(sysctl::response_timeout());
         }
         io.set_deadline(timeout);
-        self.forward_body(io);
+        self.forward_body(io, ASSIGNED);
         true
     }
 
@@ -368,26 +369,38 @@ impl Downstream {
         io.set_deadline(sysctl::send_timeout());
     }
 
-    fn forward_body(&mut self, io: &mut Io<'_>) {
+    /// Forwards what there is of the request's body, and pushes it and `events` to the server's side.
+    fn forward_body(&mut self, io: &mut Io<'_>, events: Events) {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return;
         };
         let Some(conn) = exchange.upstream.as_ref().and_then(Checkout::conn) else {
             return;
         };
-        match exchange.body.forward(io, conn) {
+        let conn = conn.clone();
+        match exchange.body.forward(io, &conn) {
             Ok(Forwarded::All) => {
-                conn.post(WHOLE);
                 self.await_response(io);
+                conn.push(events | WHOLE);
             }
-            Ok(Forwarded::Part) => exchange.held_back |= io.unread() > 0,
+            Ok(Forwarded::Part) => {
+                exchange.held_back |= io.unread() > 0;
+                conn.push(events);
+            }
             // The server's side will say what became of it.
-            Err(Failure::ReceiverGone) => {}
-            Err(Failure::Protocol(error)) => {
-                count_request_error(error);
-                self.fail_body(io, error.status());
+            Err(Failure::ReceiverGone) => conn.post(events),
+            Err(failure) => {
+                let status = match failure {
+                    Failure::Protocol(error) => {
+                        count_request_error(error);
+                        error.status()
+                    }
+                    _ => 503,
+                };
+                // It has to know of the request that it is not to complete.
+                conn.post(events);
+                self.fail_body(io, status);
             }
-            Err(Failure::NoMemory) => self.fail_body(io, 503),
         }
     }
 
@@ -624,12 +637,7 @@ impl Drop for Downstream {
 fn may_repeat(request: &Request) -> bool {
     let idempotent = matches!(
         request.method,
-        Method::Get
-            | Method::Head
-            | Method::Options
-            | Method::Trace
-            | Method::Put
-            | Method::Delete
+        Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete
     );
     idempotent && request.framing == BodyFraming::None && request.upgrade.is_none()
 }

@@ -86,7 +86,11 @@ impl Tunnel {
         if self.read_done {
             return;
         }
-        match io.splice(&self.peer, u64::MAX).stop {
+        let spliced = io.splice(&self.peer, u64::MAX);
+        if spliced.bytes > 0 {
+            self.peer.push(0);
+        }
+        match spliced.stop {
             Stop::Done if io.eof() => {
                 self.read_done = true;
                 self.peer.post(PEER_FIN);

@@ -148,13 +148,11 @@ impl Job {
         self.awaiting.take()
     }
 
-    /// Sends bytes of the response.
+    /// Queues bytes of the response. The caller pushes.
     fn send(&mut self, bytes: &mut OutQueue) -> Result<(), Failure> {
         self.client
             .deliver(bytes, None)
-            .map_err(|_| Failure::ReceiverGone)?;
-        self.client.post(0);
-        Ok(())
+            .map_err(|_| Failure::ReceiverGone)
     }
 }
 
@@ -199,6 +197,7 @@ impl Upstream {
             self.advance_idle(io);
             return false;
         };
+        let mut interim = false;
         loop {
             let result = match &mut job.body {
                 None => head(job, io),
@@ -207,14 +206,21 @@ impl Upstream {
                         self.ended(io);
                         return false;
                     }
-                    Ok(Forwarded::Part) => return false,
+                    Ok(Forwarded::Part) => {
+                        job.client.push(0);
+                        return false;
+                    }
                     Err(failure) => Err(failure),
                 },
             };
             match result {
-                Ok(Outcome::Again | Outcome::Body) => {}
+                Ok(Outcome::Again) => interim = true,
+                Ok(Outcome::Body) => {}
                 Ok(Outcome::Switch) => return true,
                 Ok(Outcome::NeedMore) => {
+                    if interim {
+                        job.client.push(0);
+                    }
                     if io.fin_received() {
                         self.lost(io);
                     }
@@ -258,11 +264,11 @@ impl Upstream {
         self.used = true;
         io.clear_deadline();
         if reuse {
-            // Before the event: who gets it may assign the next job at once.
-            job.client.post(ENDED | close);
+            // The last thing: who gets the connection may assign the next job at once.
+            job.client.push(ENDED | close);
         } else {
             io.release();
-            job.client.post(ENDED_LAST | close);
+            job.client.push(ENDED_LAST | close);
         }
     }
 
@@ -430,7 +436,8 @@ fn data_ready(session: &mut Session, io: &mut Io<'_>) {
     *session = Session::Tunnel(Tunnel::upstream(client.clone(), pool));
     io.set_hooks(&tunnel::HOOKS);
     io.clear_deadline();
-    client.post(SWITCHED);
+    // Before any other event of the tunnel.
+    client.push(SWITCHED);
     // What the server sent behind the 101 follows it into the same queue.
     tunnel::data_ready(session, io);
 }
