@@ -147,6 +147,20 @@ pub(super) struct Control<S: Session> {
     pub(super) tx_not_before: Option<Moment>,
 }
 
+impl<S: Session> Control<S> {
+    /// Says whether bytes can be sent: the connection is open that way, and TCP has not run out of memory.
+    pub(super) fn may_send(&self) -> bool {
+        let closed = self.connecting || self.reset || self.gone || self.fin != Fin::Open;
+        !closed && self.tx_not_before.is_none()
+    }
+
+    /// Notes that TCP took bytes.
+    pub(super) fn sent_now(&mut self) {
+        self.activity = Moment::now();
+        self.sent_at = self.activity;
+    }
+}
+
 pub(super) struct Locked<S: Session> {
     pub(super) session: S,
     pub(super) control: Control<S>,

@@ -63,8 +63,7 @@ impl<S: Session> Io<'_, S> {
         rx::skip(self.conn.sk, count);
     }
 
-    /// Moves up to `max` received bytes to another connection's queue; see [`Spliced`]. If there were any
-    /// the caller pushes or posts.
+    /// Moves up to `max` received bytes to another connection; see [`Spliced`].
     pub(crate) fn splice(&mut self, to: &Conn<S>, max: u64) -> Spliced {
         let spliced = rx::splice(self.conn, to, max);
         if spliced.bytes > 0 {

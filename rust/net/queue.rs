@@ -27,7 +27,7 @@ pub(crate) const MAX_CHUNKS: usize = 512;
 const GATHER: u32 = 1024;
 
 /// Largest fragment taken at once, bytes: what is behind it goes to the next one.
-const FRAGMENT_MAX: usize = 4096;
+pub(super) const FRAGMENT_MAX: usize = 4096;
 
 /// Room made for descriptors when a queue stops being empty.
 const FIRST_CHUNKS: usize = 4;
@@ -67,6 +67,40 @@ impl Clone for Chunk {
 }
 
 impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant we own a reference.
+        unsafe { bindings::squall_put_page(self.page.as_ptr()) };
+    }
+}
+
+/// A piece of this CPU's fragment page, to be filled.
+///
+/// # Invariants
+///
+/// Owns a reference to `page`, in which the bytes asked for are at `offset` and `at`, and nobody else's.
+pub(super) struct Fragment {
+    pub(super) page: NonNull<bindings::page>,
+    pub(super) offset: u32,
+    pub(super) at: NonNull<u8>,
+}
+
+impl Fragment {
+    /// Gets `size` bytes, at most [`FRAGMENT_MAX`]. Softirq only.
+    pub(super) fn new(size: u32) -> Option<Fragment> {
+        let mut page = core::ptr::null_mut();
+        let mut offset = 0;
+        // SAFETY: Both places may be written; we are in softirq.
+        let data = unsafe { bindings::squall_frag_alloc(size, &mut page, &mut offset) };
+        // INVARIANT: The allocation came with a reference.
+        Some(Fragment {
+            page: NonNull::new(page)?,
+            offset,
+            at: NonNull::new(data.cast())?,
+        })
+    }
+}
+
+impl Drop for Fragment {
     fn drop(&mut self) {
         // SAFETY: By the invariant we own a reference.
         unsafe { bindings::squall_put_page(self.page.as_ptr()) };
@@ -246,14 +280,10 @@ impl OutQueue {
     fn grow(&mut self, wanted: usize) -> Result<usize, NoMemory> {
         let least = if self.is_empty() { 0 } else { GATHER as usize };
         let size = wanted.clamp(least, FRAGMENT_MAX);
-        let mut page = core::ptr::null_mut();
-        let mut offset = 0;
-        // SAFETY: Both places may be written; we are in softirq. `size` is at most `FRAGMENT_MAX`.
-        let data = unsafe { bindings::squall_frag_alloc(size as u32, &mut page, &mut offset) };
-        let (Some(at), Some(page)) = (NonNull::new(data.cast::<u8>()), NonNull::new(page)) else {
-            return Err(NoMemory);
-        };
-        // INVARIANT: The allocation came with a reference; the chunk is empty so far.
+        let fragment = Fragment::new(size as u32).ok_or(NoMemory)?;
+        let (page, offset, at) = (fragment.page, fragment.offset, fragment.at);
+        // INVARIANT: The chunk takes over the fragment's reference; it is empty so far.
+        mem::forget(fragment);
         let chunk = Chunk {
             page,
             offset,

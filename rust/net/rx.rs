@@ -19,7 +19,8 @@ use super::{
         self,
         Counter, //
     },
-    sysctl, //
+    sysctl,
+    tx::Direct, //
 };
 use core::{
     ffi::c_int,
@@ -48,6 +49,8 @@ pub(crate) struct Spliced {
     pub(crate) bytes: u64,
     /// Why there were no more.
     pub(crate) stop: Stop,
+    /// Some of them are in the receiver's queue: it has to be pushed, or posted to.
+    pub(crate) queued: bool,
 }
 
 /// Returns the unread bytes at `offset`, as far as they are contiguous and nobody can change them.
@@ -136,7 +139,12 @@ pub(super) fn skip(sk: NonNull<bindings::sock>, count: u32) {
 struct Splice<'a, S: Session> {
     from: &'a Conn<S>,
     to: &'a Conn<S>,
+    /// The receiver's socket, as long as it takes everything at once.
+    direct: Option<Direct<'a, S>>,
+    queued: bool,
     left: u64,
+    /// Unread bytes that are not looked at yet.
+    unread: u64,
     high: usize,
     splice_min: u32,
     stop: Stop,
@@ -150,43 +158,101 @@ impl<S: Session> Reader for Splice<'_, S> {
         if want == 0 {
             return 0;
         }
-        let mut inbox = self.to.inbox.lock();
-        if inbox.dead {
-            self.stop = Stop::Dead;
-            return 0;
-        }
-        if inbox.queue.is_full(self.high) {
-            inbox.waiter = Some(self.from.into());
-            self.stop = Stop::Full;
-            return 0;
-        }
-        let mut done = 0;
-        while done < want {
-            let mut piece = bindings::squall_piece::default();
-            // SAFETY: The skb is in the receive queue, whose lock is held.
-            let found = unsafe {
-                bindings::squall_skb_piece(skb.as_ptr(), offset.wrapping_add(done), &mut piece)
-            };
-            let take = piece.len.min(want - done);
-            if !found || take == 0 {
-                self.stop = Stop::Unreadable;
-                break;
-            }
-            if self.queue(&mut inbox.queue, &piece, take).is_err() {
-                stats::inc(Counter::NoMemory);
-                self.stop = Stop::NoMemory;
-                break;
-            }
-            done += take;
+        let mut done = self.send(skb, offset, want);
+        if done < want && self.stop == Stop::Done {
+            // From here on through the queue.
+            self.direct = None;
+            done = self.queue(skb, offset, done, want);
         }
         self.left -= u64::from(done);
+        self.unread = self.unread.saturating_sub(u64::from(done));
         done as usize
     }
 }
 
+/// Returns the contiguous bytes of `skb` from `offset` on.
+fn piece(skb: NonNull<bindings::sk_buff>, offset: u32) -> Option<bindings::squall_piece> {
+    let mut piece = bindings::squall_piece::default();
+    // SAFETY: The skb is in a receive queue, whose lock is held.
+    let found = unsafe { bindings::squall_skb_piece(skb.as_ptr(), offset, &mut piece) };
+    (found && piece.len > 0).then_some(piece)
+}
+
 impl<S: Session> Splice<'_, S> {
-    /// Queues the first `take` bytes of `piece`: by reference if that is possible and worth it.
+    /// Hands up to `want` bytes of `skb` from `offset` on to the receiver's TCP; returns how many it took.
+    fn send(&mut self, skb: NonNull<bindings::sk_buff>, offset: u32, want: u32) -> u32 {
+        let mut done = 0;
+        let Some(direct) = &mut self.direct else {
+            return 0;
+        };
+        while done < want {
+            let Some(piece) = piece(skb, offset.wrapping_add(done)) else {
+                self.stop = Stop::Unreadable;
+                break;
+            };
+            let take = piece.len.min(want - done);
+            let behind = u64::from(done) + u64::from(take);
+            let more = behind < self.left.min(self.unread);
+            let sent = match NonNull::new(piece.page) {
+                Some(page) if take >= self.splice_min => {
+                    // SAFETY: The helper vouches for the page.
+                    let sent = unsafe { direct.send_page(page, piece.offset, take, more) };
+                    self.by_reference += u64::from(sent);
+                    sent
+                }
+                _ => {
+                    // SAFETY: The helper returned `piece.len >= take` readable bytes, which no one
+                    // frees while the lock is held.
+                    let sent = unsafe { direct.send_copy(piece.data.cast(), take, more) };
+                    self.copied += u64::from(sent);
+                    sent
+                }
+            };
+            if sent == 0 {
+                break;
+            }
+            done += sent;
+        }
+        done
+    }
+
+    /// Queues the bytes of `skb` from `done` to `want`, counted from `offset`; returns how far it came.
     fn queue(
+        &mut self,
+        skb: NonNull<bindings::sk_buff>,
+        offset: u32,
+        mut done: u32,
+        want: u32,
+    ) -> u32 {
+        let mut inbox = self.to.inbox.lock();
+        if inbox.dead {
+            self.stop = Stop::Dead;
+            return done;
+        }
+        if inbox.queue.is_full(self.high) {
+            inbox.waiter = Some(self.from.into());
+            self.stop = Stop::Full;
+            return done;
+        }
+        while done < want {
+            let Some(piece) = piece(skb, offset.wrapping_add(done)) else {
+                self.stop = Stop::Unreadable;
+                break;
+            };
+            let take = piece.len.min(want - done);
+            if self.queue_piece(&mut inbox.queue, &piece, take).is_err() {
+                stats::inc(Counter::NoMemory);
+                self.stop = Stop::NoMemory;
+                break;
+            }
+            self.queued = true;
+            done += take;
+        }
+        done
+    }
+
+    /// Queues the first `take` bytes of `piece`: by reference if that is possible and worth it.
+    fn queue_piece(
         &mut self,
         queue: &mut OutQueue,
         piece: &bindings::squall_piece,
@@ -214,12 +280,25 @@ impl<S: Session> Splice<'_, S> {
     }
 }
 
-/// Moves up to `max` bytes from the receive queue of `from` to the send queue of `to`.
+/// Moves up to `max` bytes from the receive queue of `from` to the socket of `to`, or to its queue.
 pub(super) fn splice<S: Session>(from: &Conn<S>, to: &Conn<S>, max: u64) -> Spliced {
+    // SAFETY: The lock is held.
+    let unread = unsafe { bindings::squall_sk_unread(from.sk.as_ptr()) };
+    let mut spliced = Spliced {
+        bytes: 0,
+        stop: Stop::Done,
+        queued: false,
+    };
+    if unread == 0 {
+        return spliced;
+    }
     let mut pass = Splice {
         from,
         to,
+        direct: Direct::new(to),
+        queued: false,
         left: max,
+        unread: u64::from(unread),
         high: sysctl::queue_high() as usize,
         splice_min: sysctl::splice_min(),
         stop: Stop::Done,
@@ -227,17 +306,16 @@ pub(super) fn splice<S: Session>(from: &Conn<S>, to: &Conn<S>, max: u64) -> Spli
         copied: 0,
     };
     read(from.sk, &mut pass);
-    let bytes = max - pass.left;
-    if bytes > 0 {
-        stats::add(Counter::RxBytes, bytes);
+    spliced.bytes = max - pass.left;
+    spliced.stop = pass.stop;
+    spliced.queued = pass.queued;
+    if spliced.bytes > 0 {
+        stats::add(Counter::RxBytes, spliced.bytes);
         stats::add(Counter::SplicedBytes, pass.by_reference);
         stats::add(Counter::CopiedBytes, pass.copied);
     }
     if pass.stop == Stop::Full {
         stats::inc(Counter::Paused);
     }
-    Spliced {
-        bytes,
-        stop: pass.stop,
-    }
+    spliced
 }

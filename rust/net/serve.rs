@@ -274,8 +274,7 @@ impl<S: Session> Conn<S> {
         match tx::flush(self, control.fin == Fin::Sent) {
             Ok(tx::Flushed { sent, retry }) => {
                 if sent > 0 {
-                    control.activity = Moment::now();
-                    control.sent_at = control.activity;
+                    control.sent_now();
                 }
                 if retry {
                     let at = Moment::now().after_ticks(2);

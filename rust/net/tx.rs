@@ -2,16 +2,21 @@
 
 //! Sending what is queued.
 //!
-//! Context: softirq, from the BH work, the socket's spinlock held, not owned. Never from inside one
-//! of TCP's callbacks. `tcp_sendmsg_locked()` does not sleep here because of `MSG_DONTWAIT` and the
+//! Context: softirq, the socket's spinlock held, not owned; never from inside one of TCP's callbacks
+//! of this socket. `tcp_sendmsg_locked()` does not sleep here because of `MSG_DONTWAIT` and the
 //! socket's `GFP_ATOMIC`, and `MSG_NOSIGNAL` keeps it from signalling the interrupted task.
 
 use super::{
     bindings,
     conn::{
         Conn,
+        Control,
         Session,
         RESUME, //
+    },
+    queue::{
+        Fragment,
+        FRAGMENT_MAX, //
     },
     stats::{
         self,
@@ -19,6 +24,7 @@ use super::{
     },
     sysctl, //
 };
+use core::ptr::NonNull;
 use kernel::error::code::EAGAIN;
 
 /// Pieces handed to TCP in one call: as many as an skb has frags.
@@ -44,71 +50,188 @@ pub(super) fn flush<S: Session>(conn: &Conn<S>, fin_sent: bool) -> Result<Flushe
         conn.inbox.lock().queue.clear();
         return Ok(flushed);
     }
-    let sk = conn.sk.as_ptr();
     let mut pieces = [bindings::bio_vec::default(); PIECES];
     loop {
         let filled = conn.inbox.lock().queue.fill(&mut pieces);
         if filled.bytes == 0 {
             break;
         }
-        // SAFETY: The lock is held.
-        if !unsafe { bindings::squall_sk_can_send(sk) } {
-            // Cannot be missed: what frees the space needs the lock too.
-            // SAFETY: The lock is held and the socket attached.
-            unsafe { bindings::squall_sk_wait_space(sk) };
-            break;
-        }
-        let mut msg = bindings::msghdr {
-            msg_flags: bindings::SQUALL_SEND_FLAGS
-                | if filled.more {
-                    bindings::SQUALL_MSG_MORE
-                } else {
-                    0
-                },
-            ..Default::default()
-        };
-        // SAFETY: The iterator lives as long as `pieces`, which describe pages that the queue keeps
-        // until `advance()`: only we take from it, and we hold the socket's lock. The lock is held,
-        // the socket attached and not owned.
-        let sent = unsafe {
-            bindings::iov_iter_bvec(
-                &mut msg.msg_iter,
-                bindings::SQUALL_ITER_SOURCE,
-                pieces.as_ptr(),
-                filled.count,
-                filled.bytes,
-            );
-            bindings::tcp_sendmsg_locked(sk, &mut msg, filled.bytes)
-        };
-        if sent < 0 {
-            if sent != EAGAIN.to_errno() {
-                return Err(sent.saturating_neg());
+        // SAFETY: The lock is held, the socket attached and not owned. The pieces are pages that the
+        // queue keeps until `advance()`: only we take from it, and we hold the socket's lock.
+        let sent = match unsafe { send(conn, &pieces, filled.count, filled.bytes, filled.more) } {
+            Ok(sent) => sent,
+            Err(Unsent::Space) => break,
+            Err(Unsent::Memory) => {
+                flushed.retry = true;
+                break;
             }
-            // SAFETY: The lock is held.
-            flushed.retry = unsafe { bindings::squall_sk_write_queue_empty(sk) };
+            Err(Unsent::Dead(error)) => return Err(error),
+        };
+        flushed.sent = flushed.sent.saturating_add(sent);
+        let mut inbox = conn.inbox.lock();
+        inbox.queue.advance(sent);
+        // Whoever found the queue full may go on when there is room again.
+        let has_room = !inbox.queue.is_full(sysctl::queue_low() as usize);
+        let waiter = inbox.waiter.take_if(|_| has_room);
+        drop(inbox);
+        if let Some(waiter) = waiter {
+            stats::inc(Counter::Resumed);
+            waiter.post(RESUME);
+        }
+        if !filled.more && sent == filled.bytes {
             break;
         }
-        let sent = (sent as usize).min(filled.bytes);
-        conn.inbox.lock().queue.advance(sent);
-        flushed.sent = flushed.sent.saturating_add(sent);
     }
     if flushed.sent > 0 {
         stats::add(Counter::TxBytes, flushed.sent as u64);
-        resume_waiter(conn);
     }
     Ok(flushed)
 }
 
-/// Lets who found the queue full go on if there is room.
-fn resume_waiter<S: Session>(conn: &Conn<S>) {
-    let mut inbox = conn.inbox.lock();
-    if inbox.waiter.is_none() || inbox.queue.is_full(sysctl::queue_low() as usize) {
-        return;
+/// Why TCP took nothing.
+enum Unsent {
+    /// It holds as much as it may; it will call when there is space.
+    Space,
+    /// Memory was not to be had; it will not call.
+    Memory,
+    /// The connection is closed, by this (positive) errno.
+    Dead(i32),
+}
+
+/// Hands the first `count` of `pieces`, `bytes` in all, to TCP; returns how many bytes it took. `more`:
+/// others follow at once.
+///
+/// # Safety
+///
+/// The socket's lock is held in softirq, the socket is attached and not owned. Each of the `count`
+/// pieces is a range of a page that may be sent and is alive.
+unsafe fn send<S: Session>(
+    conn: &Conn<S>,
+    pieces: &[bindings::bio_vec],
+    count: usize,
+    bytes: usize,
+    more: bool,
+) -> Result<usize, Unsent> {
+    let sk = conn.sk.as_ptr();
+    let mut msg = bindings::msghdr {
+        msg_flags: bindings::SQUALL_SEND_FLAGS | if more { bindings::SQUALL_MSG_MORE } else { 0 },
+        ..Default::default()
+    };
+    // SAFETY: The caller holds the lock. The iterator lives as long as `pieces`. A wake-up cannot be
+    // missed: what frees the space needs the lock too.
+    let sent = unsafe {
+        if !bindings::squall_sk_can_send(sk) {
+            bindings::squall_sk_wait_space(sk);
+            return Err(Unsent::Space);
+        }
+        bindings::iov_iter_bvec(
+            &mut msg.msg_iter,
+            bindings::SQUALL_ITER_SOURCE,
+            pieces.as_ptr(),
+            count.min(pieces.len()),
+            bytes,
+        );
+        bindings::tcp_sendmsg_locked(sk, &mut msg, bytes)
+    };
+    if sent >= 0 {
+        return Ok((sent as usize).min(bytes));
     }
-    let waiter = inbox.waiter.take();
-    drop(inbox);
-    if let Some(waiter) = waiter {
-        stats::inc(Counter::Resumed);
-        waiter.post(RESUME);
+    if sent != EAGAIN.to_errno() {
+        return Err(Unsent::Dead(sent.saturating_neg()));
+    }
+    // SAFETY: The lock is held.
+    match unsafe { bindings::squall_sk_write_queue_empty(sk) } {
+        true => Err(Unsent::Memory),
+        false => Err(Unsent::Space),
+    }
+}
+
+/// A connection with an empty queue whose lock was free: what comes for it goes to TCP at once.
+///
+/// # Invariants
+///
+/// The lock of `conn` is held, its socket attached and not owned, and `control` its own.
+pub(super) struct Direct<'a, S: Session> {
+    conn: &'a Conn<S>,
+    control: &'a mut Control<S>,
+    sent: usize,
+}
+
+impl<'a, S: Session> Direct<'a, S> {
+    /// Takes the lock if it is free and nothing is in the way. Softirq.
+    ///
+    /// Called with the lock of another connection held, of the only one that queues bytes for this one:
+    /// so nothing comes in between.
+    pub(super) fn new(conn: &'a Conn<S>) -> Option<Self> {
+        // SAFETY: `sk` is alive by the invariant of the connection; softirq. Trying cannot deadlock.
+        if !unsafe { bindings::squall_bh_trylock_sock(conn.sk.as_ptr()) } {
+            return None;
+        }
+        // SAFETY: The lock is held and the socket not owned, so nobody else is in here.
+        let control = unsafe { &mut (*conn.locked.get()).control };
+        // INVARIANT: From here on dropping it unlocks.
+        let direct = Direct {
+            conn,
+            control,
+            sent: 0,
+        };
+        let inbox = conn.inbox.lock();
+        let is_clear = inbox.queue.is_empty() && !inbox.dead && direct.control.may_send();
+        drop(inbox);
+        is_clear.then_some(direct)
+    }
+
+    /// Sends `len` bytes of `page`; returns how many TCP took. `more`: others follow at once.
+    ///
+    /// # Safety
+    ///
+    /// The page is alive, may be sent (`sendpage_ok()`), and holds these bytes.
+    pub(super) unsafe fn send_page(
+        &mut self,
+        page: NonNull<bindings::page>,
+        offset: u32,
+        len: u32,
+        more: bool,
+    ) -> u32 {
+        let piece = bindings::bio_vec {
+            bv_page: page.as_ptr(),
+            bv_offset: offset,
+            bv_len: len,
+        };
+        // SAFETY: By the invariant, and the caller's promise.
+        let sent = unsafe { send(self.conn, &[piece], 1, len as usize, more) };
+        // What did not go is queued, and the flush of that finds out why.
+        let sent = sent.unwrap_or(0);
+        self.sent = self.sent.saturating_add(sent);
+        sent as u32
+    }
+
+    /// Sends a copy of `len` bytes, or of the first of them; returns how many TCP took.
+    ///
+    /// # Safety
+    ///
+    /// The bytes can be read; see [`OutQueue::write_from`](super::queue::OutQueue).
+    pub(super) unsafe fn send_copy(&mut self, from: *const u8, len: u32, more: bool) -> u32 {
+        let now = len.min(FRAGMENT_MAX as u32);
+        let Some(fragment) = Fragment::new(now) else {
+            return 0;
+        };
+        // SAFETY: The caller promises `len >= now` bytes, and there is room for `now` in the fragment,
+        // which is ours alone, may be sent, and lives until TCP has a reference of its own.
+        unsafe {
+            core::ptr::copy_nonoverlapping(from, fragment.at.as_ptr(), now as usize);
+            self.send_page(fragment.page, fragment.offset, now, more || now < len)
+        }
+    }
+}
+
+impl<S: Session> Drop for Direct<'_, S> {
+    fn drop(&mut self) {
+        if self.sent > 0 {
+            self.control.sent_now();
+            stats::add(Counter::TxBytes, self.sent as u64);
+        }
+        // SAFETY: By the invariant.
+        unsafe { bindings::squall_bh_unlock_sock(self.conn.sk.as_ptr()) };
     }
 }

@@ -87,7 +87,7 @@ impl Tunnel {
             return;
         }
         let spliced = io.splice(&self.peer, u64::MAX);
-        if spliced.bytes > 0 {
+        if spliced.queued {
             self.peer.push(0);
         }
         match spliced.stop {
