@@ -151,44 +151,57 @@ impl KnownField {
 
 impl KnownField {
     /// Says which field's name the token `name` is.
+    #[inline]
     pub(super) fn of_token(name: &[u8]) -> KnownField {
         let (Some(first), Some(last)) = (name.first(), name.last()) else {
             return KnownField::Other;
         };
-        PLACE
-            .get(usize::from(slot(*first, *last, name.len())))
-            .and_then(|place| KNOWN.get(usize::from(*place)))
-            .filter(|(known, _)| is_same_token(name, known))
-            .map_or(KnownField::Other, |(_, known)| *known)
+        let place = PLACE.get(usize::from(slot(*first, *last, name.len())));
+        match place.and_then(|place| KEYS.get(usize::from(*place))) {
+            Some(key) if key.len == name.len() && key.text == text(name) => key.known,
+            _ => KnownField::Other,
+        }
     }
 }
 
-/// Bit 5 of each byte of a word: lower case, for a letter.
-const LOWER: u64 = 0x2020_2020_2020_2020;
+/// A name of [`KNOWN`], to be compared with all at once.
+struct Key {
+    len: usize,
+    text: [u64; 3],
+    known: KnownField,
+}
 
-/// Says whether a token is, in any case, a name in lower case.
+/// Returns the text of a token of up to 24 bytes in lower case: its first eight bytes, its last eight, which may be some of
+/// the same, and those between. A shorter one fills less of a word.
 ///
-/// Setting bit 5 makes a letter lower case and no other byte of a token a letter, a digit or a hyphen.
+/// Setting bit 5 makes a letter lower case, and no other byte of a token a letter, a digit or a hyphen.
 #[inline]
-fn is_same_token(token: &[u8], name: &[u8]) -> bool {
-    if token.len() != name.len() {
-        return false;
-    }
-    let same =
-        |(a, b): (&[u8; 8], &[u8; 8])| u64::from_le_bytes(*a) | LOWER == u64::from_le_bytes(*b);
-    let Some(ends) = token.last_chunk().zip(name.last_chunk()) else {
-        return token.iter().zip(name).all(|(a, b)| a | 0x20 == *b);
+const fn text(token: &[u8]) -> [u64; 3] {
+    const LOWER: u64 = u64::from_le_bytes([0x20; 8]);
+    let (first, last) = match (token.first_chunk(), token.last_chunk()) {
+        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+        _ => match (token.first_chunk(), token.last_chunk()) {
+            (Some(first), Some(last)) => (
+                u32::from_le_bytes(*first) as u64,
+                u32::from_le_bytes(*last) as u64,
+            ),
+            _ => match (token.first_chunk(), token.last_chunk()) {
+                (Some(first), Some(last)) => (
+                    u16::from_le_bytes(*first) as u64,
+                    u16::from_le_bytes(*last) as u64,
+                ),
+                _ => (0, 0),
+            },
+        },
     };
-    let (mut token, mut name) = (token, name);
-    while let Some(((a, token_rest), (b, name_rest))) =
-        token.split_first_chunk().zip(name.split_first_chunk())
-    {
-        if !same((a, b)) {
-            return false;
-        }
-        (token, name) = (token_rest, name_rest);
-    }
-    same(ends)
+    let middle = match token {
+        [_, _, _, _, _, _, _, _, rest @ ..] => match rest.first_chunk() {
+            Some(middle) => u64::from_le_bytes(*middle),
+            None => 0,
+        },
+        _ => 0,
+    };
+    [first | LOWER, middle | LOWER, last | LOWER]
 }
 
 /// Returns where a name with this first and last byte, in any case, stands in [`PLACE`].
@@ -197,7 +210,31 @@ const fn slot(first: u8, last: u8, len: usize) -> u8 {
     (first | 0x20) ^ (last | 0x20).rotate_left(1) ^ ((len as u8) << 3)
 }
 
-/// The place of each name in [`KNOWN`], by its [`slot`]; no two have the same.
+/// The names of [`KNOWN`].
+#[allow(clippy::indexing_slicing)] // Evaluated by the compiler.
+static KEYS: [Key; KNOWN.len()] = {
+    let mut keys = [const {
+        Key {
+            len: 0,
+            text: [0; 3],
+            known: KnownField::Other,
+        }
+    }; KNOWN.len()];
+    let mut place = 0;
+    while place < KNOWN.len() {
+        let (name, known) = KNOWN[place];
+        assert!(name.len() <= 24, "its key would not tell all of it");
+        keys[place] = Key {
+            len: name.len(),
+            text: text(name),
+            known,
+        };
+        place += 1;
+    }
+    keys
+};
+
+/// The place of each name in [`KEYS`], by its [`slot`]; no two have the same.
 #[allow(clippy::indexing_slicing)] // Evaluated by the compiler.
 static PLACE: [u8; 256] = {
     let mut table = [u8::MAX; 256];

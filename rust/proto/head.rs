@@ -124,6 +124,18 @@ impl Head {
         self.count = 0;
     }
 
+    /// Returns the places for more field lines, of which there may be `max` in all.
+    pub(super) fn places(&mut self, max: u16) -> core::slice::IterMut<'_, Field> {
+        let room = usize::from(self.count)..usize::from(max).min(MAX_FIELDS);
+        self.fields.get_mut(room).unwrap_or(&mut []).iter_mut()
+    }
+
+    /// Counts the field lines that were written to [`Head::places`], of which `left` are left.
+    pub(super) fn use_places(&mut self, left: usize, max: u16) {
+        let used = usize::from(max).min(MAX_FIELDS).saturating_sub(left);
+        self.count = self.count.max(used as u16);
+    }
+
     /// Appends a field line unless there are `max` or [`MAX_FIELDS`] already; says whether it did.
     pub(super) fn push(&mut self, field: Field, max: u16) -> bool {
         if self.count >= max {

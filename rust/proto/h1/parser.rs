@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The parser of heads and trailer sections: resumable at every byte, looking at each byte once.
+//!
+//! Whole lines of the usual form are taken at one go by [`whole`]; the states here know every form, and every split.
+
+mod whole;
 
 use super::scan;
 use crate::proto::error::Error;
 use crate::proto::field::{
     KnownField,
-    NameMatcher,
-    TARGET,
-    TOKEN, //
+    NameMatcher, //
 };
 use crate::proto::head::{
     Field,
@@ -177,10 +179,16 @@ impl HeadParser {
         while !rest.is_empty() && self.state != State::Done {
             // Nothing behind a limit is looked at, so that the outcome is the same for any split.
             let window = rest.get(..self.allowance(limits)?).unwrap_or(rest);
-            let used = if self.state < State::FieldBegin {
-                self.start_line(window, head)?
-            } else {
-                self.field_line(window, head, limits)?
+            let whole = match self.state {
+                State::Begin => self.request_line(window, head),
+                State::Version if self.pos == 0 => self.status_line(window, head),
+                State::FieldBegin => self.plain_lines(window, head, limits),
+                _ => 0,
+            };
+            let used = match self.state {
+                _ if whole > 0 => whole,
+                state if state < State::FieldBegin => self.start_line(window, head)?,
+                _ => self.field_line(window, head, limits)?,
             };
             self.pos = self.place(used);
             rest = rest.get(used..).unwrap_or(&[]);
@@ -207,10 +215,9 @@ impl HeadParser {
         }
     }
 
-    /// Returns the offset of the window's byte `at`. A window ends below [`Limits::head`], so it fits.
+    /// Returns the offset of the window's byte `at`. A window ends at [`Limits::head`], so it fits.
     fn place(&self, at: usize) -> u16 {
-        self.pos
-            .saturating_add(u16::try_from(at).unwrap_or(u16::MAX))
+        self.pos.wrapping_add(at as u16)
     }
 
     /// Looks at bytes up to the end of the start line and returns how many that were.
@@ -238,7 +245,7 @@ impl HeadParser {
                     // The new line has an allowance of its own.
                     return Ok(at.saturating_add(1));
                 }
-                State::Method => match scan::run(rest, TOKEN) {
+                State::Method => match scan::token(rest) {
                     0 => {
                         head.method = self.element(here);
                         if byte != b' ' || head.method.is_empty() {
@@ -248,7 +255,7 @@ impl HeadParser {
                     }
                     run => run,
                 },
-                State::Target => match scan::run(rest, TARGET) {
+                State::Target => match scan::target(rest) {
                     0 => {
                         head.target = self.element(here);
                         if byte != b' ' || head.target.is_empty() {
@@ -288,7 +295,7 @@ impl HeadParser {
                         _ => return Err(Error::BadStatus),
                     }
                 }
-                State::Reason => match scan::value_run(rest) {
+                State::Reason => match scan::value(rest) {
                     0 => {
                         head.reason = self.element(here);
                         expect(byte, b'\r', Error::BadReason)?;
@@ -346,7 +353,7 @@ impl HeadParser {
         }
         if self.state == State::Name {
             let rest = window.get(at..).unwrap_or(&[]);
-            let run = scan::run(rest, TOKEN);
+            let run = scan::token(rest);
             let name = rest.get(..run).unwrap_or(&[]);
             at = at.saturating_add(run);
             let Some(&byte) = window.get(at) else {
@@ -383,7 +390,7 @@ impl HeadParser {
         }
         if self.state == State::Value {
             let rest = window.get(at..).unwrap_or(&[]);
-            let run = scan::value_run(rest);
+            let run = scan::value(rest);
             // Of white space, a run of value bytes has spaces and tabs only.
             let text = rest.get(..run).unwrap_or(&[]).trim_ascii_end();
             if !text.is_empty() {

@@ -1,67 +1,79 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The inner loops of the parser: how long a run of bytes of one kind is.
+//! The inner loops of the parser: where a run of bytes of one kind ends.
 
 use crate::proto::field::{
     class,
+    TARGET,
+    TOKEN,
     VALUE, //
 };
 
-/// Bytes that are looked at together, as a word of arithmetic on each of them.
-const WIDTH: usize = 16;
-
 /// Returns a word in which each byte is `byte`.
-const fn each(byte: u8) -> u128 {
-    u128::from_le_bytes([byte; WIDTH])
+const fn each(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// Returns how many bytes at the front of `bytes` may be in a token. RFC 9110 section 5.6.2.
+#[inline]
+pub(super) fn token(bytes: &[u8]) -> usize {
+    run(bytes, TOKEN)
+}
+
+/// Returns how many bytes at the front of `bytes` may be in a request target.
+#[inline]
+pub(super) fn target(bytes: &[u8]) -> usize {
+    run(bytes, TARGET)
 }
 
 /// Returns how many bytes at the front of `bytes` are of one of the classes in `wanted`.
 #[inline]
-pub(super) fn run(bytes: &[u8], wanted: u8) -> usize {
+fn run(bytes: &[u8], wanted: u8) -> usize {
     let mut rest = bytes;
     // The compiler makes a straight line of eight tests.
     while let Some((chunk, behind)) = rest.split_first_chunk::<8>() {
         if let Some(stop) = chunk.iter().position(|&byte| class(byte) & wanted == 0) {
-            return bytes.len().wrapping_sub(rest.len()).wrapping_add(stop);
+            return before(bytes, rest).wrapping_add(stop);
         }
         rest = behind;
     }
-    let stop = rest
-        .iter()
-        .position(|&byte| class(byte) & wanted == 0)
-        .unwrap_or(rest.len());
-    bytes.len().wrapping_sub(rest.len()).wrapping_add(stop)
+    let stop = rest.iter().position(|&byte| class(byte) & wanted == 0);
+    before(bytes, rest).wrapping_add(stop.unwrap_or(rest.len()))
 }
 
 /// Returns how many bytes at the front of `bytes` may be in a field value: all but control bytes,
 /// the tab excepted. RFC 9110 section 5.5.
 #[inline]
-pub(super) fn value_run(bytes: &[u8]) -> usize {
+pub(super) fn value(bytes: &[u8]) -> usize {
     let mut rest = bytes;
-    while let Some((word, behind)) = rest.split_first_chunk::<WIDTH>() {
-        let stop = first_control(u128::from_le_bytes(*word));
-        if stop == WIDTH {
+    while let Some((chunk, behind)) = rest.split_first_chunk::<8>() {
+        let marks = controls(u64::from_le_bytes(*chunk));
+        if marks == 0 {
             rest = behind;
-        } else if word.get(stop) == Some(&b'\t') {
-            rest = rest.get(stop.saturating_add(1)..).unwrap_or(&[]);
-        } else {
-            return bytes.len().wrapping_sub(rest.len()).wrapping_add(stop);
+            continue;
+        }
+        match rest.get((marks.trailing_zeros() >> 3) as usize..) {
+            // A tab, or a byte that was marked wrongly.
+            Some([byte, behind @ ..]) if class(*byte) & VALUE != 0 => rest = behind,
+            Some(behind) => return before(bytes, behind),
+            None => break,
         }
     }
-    bytes
-        .len()
-        .wrapping_sub(rest.len())
-        .wrapping_add(run(rest, VALUE))
+    before(bytes, rest).wrapping_add(run(rest, VALUE))
 }
 
-/// Returns the place of the first byte below 0x20 or equal to 0x7f, or [`WIDTH`].
+/// Returns how many of `bytes` are before `rest`, their end.
 #[inline]
-fn first_control(word: u128) -> usize {
-    // Of the lower seven bits, 0x7f becomes 0 and control bytes 1 to 0x20; 0x5f more sets bit 7 of all others.
-    // No sum of two bytes is above 0xff, so none reaches the next one.
-    let after = (word & each(0x7f)).wrapping_add(each(1)) & each(0x7f);
-    let text = after.wrapping_add(each(0x5f)) | word;
-    ((!text & each(0x80)).trailing_zeros() >> 3) as usize
+fn before(bytes: &[u8], rest: &[u8]) -> usize {
+    bytes.len().wrapping_sub(rest.len())
+}
+
+/// Marks with its highest bit each byte that is below 0x20 or equal to 0x7f.
+///
+/// A byte behind one below 0x20, or behind 0xff, may be marked wrongly.
+#[inline]
+fn controls(word: u64) -> u64 {
+    (word.wrapping_sub(each(0x20)) | word.wrapping_add(each(1))) & !word & each(0x80)
 }
 
 #[cfg(test)]
@@ -73,7 +85,7 @@ mod tests {
         let mut bytes = [b'a'; 40];
         for place in 0..bytes.len() {
             for byte in 0..=u8::MAX {
-                for before in [b'a', b'\t', 0x80, 0xff, b' '] {
+                for before in [b'a', b'\t', 0x80, 0xff, b' ', b'~'] {
                     bytes.fill(before);
                     for (at, to) in bytes.iter_mut().enumerate() {
                         if at == place {
@@ -82,7 +94,11 @@ mod tests {
                     }
                     for start in 0..9 {
                         let bytes = bytes.get(start..).unwrap_or(&[]);
-                        assert_eq!(value_run(bytes), run(bytes, VALUE));
+                        let end = bytes
+                            .iter()
+                            .position(|&byte| class(byte) & VALUE == 0)
+                            .unwrap_or(bytes.len());
+                        assert_eq!(value(bytes), end);
                     }
                 }
             }
