@@ -158,10 +158,16 @@ impl KnownField {
         };
         let place = PLACE.get(usize::from(slot(*first, *last, name.len())));
         match place.and_then(|place| KEYS.get(usize::from(*place))) {
-            Some(key) if key.len == name.len() && key.text == text(name) => key.known,
+            Some(key) if key.len == name.len() && same(key.text, text(name)) => key.known,
             _ => KnownField::Other,
         }
     }
+}
+
+/// Compares two texts without a branch.
+#[inline]
+fn same([a, b, c]: [u64; 3], [x, y, z]: [u64; 3]) -> bool {
+    (a ^ x) | (b ^ y) | (c ^ z) == 0
 }
 
 /// A name of [`KNOWN`], to be compared with all at once.

@@ -47,13 +47,13 @@ fn run(bytes: &[u8], wanted: u8) -> usize {
 pub(super) fn value(bytes: &[u8]) -> usize {
     let mut rest = bytes;
     while let Some((chunk, behind)) = rest.split_first_chunk::<8>() {
-        let marks = controls(u64::from_le_bytes(*chunk));
+        let marks = unusual(u64::from_le_bytes(*chunk));
         if marks == 0 {
             rest = behind;
             continue;
         }
         match rest.get((marks.trailing_zeros() >> 3) as usize..) {
-            // A tab, or a byte that was marked wrongly.
+            // A tab, or text that is not ASCII.
             Some([byte, behind @ ..]) if class(*byte) & VALUE != 0 => rest = behind,
             Some(behind) => return before(bytes, behind),
             None => break,
@@ -68,12 +68,10 @@ fn before(bytes: &[u8], rest: &[u8]) -> usize {
     bytes.len().wrapping_sub(rest.len())
 }
 
-/// Marks with its highest bit each byte that is below 0x20 or equal to 0x7f.
-///
-/// A byte behind one below 0x20, or behind 0xff, may be marked wrongly.
+/// Marks with its highest bit each byte that is below 0x20 or above 0x7e, and maybe others behind one of these.
 #[inline]
-fn controls(word: u64) -> u64 {
-    (word.wrapping_sub(each(0x20)) | word.wrapping_add(each(1))) & !word & each(0x80)
+fn unusual(word: u64) -> u64 {
+    (word.wrapping_sub(each(0x20)) | word | word.wrapping_add(each(1))) & each(0x80)
 }
 
 #[cfg(test)]

@@ -102,16 +102,18 @@ impl HeadParser {
         let mut line = window;
         let mut start = self.pos;
         let end = loop {
-            let (text, rest) = split(line, scan::token(line));
+            let Some((text, rest)) = line.split_at_checked(scan::token(line)) else {
+                break start;
+            };
             let name = span(start, text);
             let colon = behind(name);
             let rest = match rest {
+                [b':', rest @ ..] if !text.is_empty() => rest,
                 [b'\r', b'\n', ..] if text.is_empty() => {
                     self.state = State::Done;
                     break start.wrapping_add(2);
                 }
                 _ if text.is_empty() => break start,
-                [b':', rest @ ..] => rest,
                 _ => {
                     self.begin_name(start, text);
                     break colon;
@@ -122,7 +124,9 @@ impl HeadParser {
                 self.await_value(name, known);
                 break colon.wrapping_add(1);
             };
-            let (text, rest) = split(rest, scan::value(rest));
+            let Some((text, rest)) = rest.split_at_checked(scan::value(rest)) else {
+                break start;
+            };
             let value = span(colon.wrapping_add(2), text);
             match rest {
                 [b'\r', b'\n', next @ ..]
