@@ -6,7 +6,6 @@ use super::error::Error;
 use super::field::{
     elements,
     is_token,
-    BadList,
     KnownField, //
 };
 use super::head::{
@@ -47,23 +46,35 @@ impl Options {
             if field.known != KnownField::Connection {
                 continue;
             }
+            // Nearly always the list has one element.
+            if is_token(field.value, src) {
+                options.add(field.value, &mut count, head, src)?;
+                continue;
+            }
             for option in elements(field.value, src) {
-                let option = option.map_err(|BadList| Error::BadConnection)?;
-                if !is_token(option, src) {
-                    return Err(Error::BadConnection);
+                match option {
+                    Ok(option) if is_token(option, src) => {
+                        options.add(option, &mut count, head, src)?;
+                    }
+                    _ => return Err(Error::BadConnection),
                 }
-                count = count.saturating_add(1);
-                if count > MAX_OPTIONS {
-                    return Err(Error::TooManyOptions);
-                }
-                options.add(option, head, src);
             }
         }
         Ok(options)
     }
 
-    /// Takes one option into account.
-    fn add<S: Source + ?Sized>(&mut self, option: Span, head: &Head, src: &S) {
+    /// Takes one option into account; `count` is how many there were before.
+    fn add<S: Source + ?Sized>(
+        &mut self,
+        option: Span,
+        count: &mut u8,
+        head: &Head,
+        src: &S,
+    ) -> Result<(), Error> {
+        *count = count.saturating_add(1);
+        if *count > MAX_OPTIONS {
+            return Err(Error::TooManyOptions);
+        }
         if option.eq_ignore_case(src, b"keep-alive") {
             self.keep_alive = true;
         } else if option.eq_ignore_case(src, b"close") {
@@ -78,5 +89,6 @@ impl Options {
                 }
             }
         }
+        Ok(())
     }
 }

@@ -333,7 +333,8 @@ static RANGE: [(u8, u8); 128] = {
 
 /// Says whether the span is a token: not empty, and every byte a tchar. RFC 9110 section 5.6.2.
 pub(super) fn is_token<S: Source + ?Sized>(span: Span, src: &S) -> bool {
-    !span.is_empty() && span.bytes(src).all(|byte| class(byte) & TOKEN != 0)
+    let is_tchar = |&byte: &u8| class(byte) & TOKEN != 0;
+    !span.is_empty() && span.pieces(src).all(|piece| piece.iter().all(is_tchar))
 }
 
 /// A list in a field value is malformed: a quoted string does not end.

@@ -281,6 +281,9 @@ impl Fields {
 
 /// Says whether `websocket`, in any case, is in this list of protocol[/version]. RFC 9110 section 7.8.
 fn names_websocket<S: Source + ?Sized>(value: Span, src: &S) -> Result<bool, Error> {
+    if value.eq_ignore_case(src, b"websocket") {
+        return Ok(true);
+    }
     let mut found = false;
     for protocol in elements(value, src) {
         let protocol = protocol.map_err(|BadList| Error::BadUpgrade)?;
