@@ -86,8 +86,9 @@ macro_rules! known_fields {
         #[repr(u8)]
         #[allow(missing_docs)] // The names say it.
         pub enum KnownField {
-            $($variant,)*
+            // First, so that an unused place in a table of fields is all zeros, which are written fastest.
             Other,
+            $($variant,)*
         }
 
         /// The known fields and their names in lower case, sorted.
