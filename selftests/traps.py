@@ -65,6 +65,32 @@ def retransmitted_upstream():
                 equal(got.pop(), 100_000, "bytes that reached the server before the FIN")
 
 
+def sockets_used():
+    """Sockets in use as the kernel counts them, once the number stands still."""
+    last, same = -1, 0
+    while same < 5:
+        with open("/proc/net/sockstat", encoding="ascii") as file:
+            used = int(file.readline().split()[2])
+        same = same + 1 if used == last else 0
+        last = used
+        time.sleep(0.05)
+    return last
+
+
+@case("connections of the module count as sockets in use and hold the network namespace, like those of processes")
+def counted():
+    # Sockets that do not are killed by tcp_close() with what they have not sent yet.
+    count = 10
+    with ws.echo_server() as server, squall.Listener(server, connections=1) as web:
+        before = sockets_used()
+        tunnels = [ws.open_tunnel(web) for _ in range(count)]
+        web.wait_ready()
+        # The client's, the module's two and the server's.
+        equal(sockets_used() - before, 4 * count, f"sockets of {count} tunnels")
+        for tunnel in tunnels:
+            tunnel.close()
+
+
 @case("a full send buffer wakes the sender again, on accepted and on connected sockets")
 def write_space():
     def serve(peer, _number):
