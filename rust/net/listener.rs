@@ -177,17 +177,15 @@ impl<S: Session> Listener<S> {
 impl<S: Session> Drop for Listener<S> {
     fn drop(&mut self) {
         let socket = self.socket.as_ptr();
-        // SAFETY: By the invariant. After the grace period no callback sees the acceptor, so nothing
-        // asks it to run but itself.
-        unsafe {
-            bindings::squall_listen_unhook((*socket).sk);
-            bindings::synchronize_net();
-        }
+        // SAFETY: By the invariant.
+        unsafe { bindings::squall_listen_unhook((*socket).sk) };
+        // A callback that still sees the acceptor asks in vain from here on.
         self.acceptor.shutdown();
         // SAFETY: Ours, and the acceptor does not use it any more.
         unsafe {
             bindings::sock_release(socket);
-            // Children between handshake and accept queue have been disposed of, in softirq.
+            // Such callbacks are over then, and children between handshake and accept queue have been
+            // disposed of, in softirq. No test can show it: the callback has but to read and to queue.
             bindings::synchronize_net();
         }
     }
