@@ -124,6 +124,10 @@ struct sock *squall_accept(struct sock *lsk)
 void squall_listen_setup(struct sock *sk, void *user_data, u32 rcvbuf,
 			 void (*data_ready)(struct sock *sk))
 {
+	/*
+	 * So that connections count as sockets in use.  What it is best known
+	 * for, timers that outlive tcp_close(), matters to none of ours.
+	 */
 	sk_net_refcnt_upgrade(sk);
 	sk->sk_allocation = GFP_ATOMIC;
 	sk->sk_use_task_frag = false;
@@ -240,8 +244,7 @@ void squall_sk_hook(struct sock *sk, void *user_data,
 		    void (*error_report)(struct sock *sk))
 {
 	write_lock_bh(&sk->sk_callback_lock);
-	__rcu_assign_sk_user_data_with_flags(sk, user_data,
-					     SK_USER_DATA_NOCOPY);
+	rcu_assign_sk_user_data(sk, user_data);
 	WRITE_ONCE(sk->sk_data_ready, data_ready);
 	WRITE_ONCE(sk->sk_write_space, write_space);
 	sk->sk_state_change = state_change;
@@ -249,6 +252,10 @@ void squall_sk_hook(struct sock *sk, void *user_data,
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
+/*
+ * Before squall_sk_release().  TCP calls none of them for a socket that is
+ * closed and orphaned, but whoever still has a reference finds its own.
+ */
 void squall_sk_unhook(struct sock *sk)
 {
 	squall_sk_hook(sk, NULL, saved.data_ready, saved.write_space,
