@@ -139,6 +139,58 @@ def no_sigpipe():
             equal(done.returncode, 0, f"exit status of the client: {done.stderr.decode()[-300:]}")
 
 
+def send_quietly(peer, data):
+    """Sends until the connection ends."""
+    with contextlib.suppress(OSError):
+        peer.send(data)
+
+
+SERVER = """
+import signal, socket, struct, sys, time
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind(("127.0.0.1", int(sys.argv[1])))
+server.listen()
+print("ready", flush=True)
+peer = server.accept()[0]
+peer.recv(65536)
+peer.send(sys.stdin.buffer.read(), socket.MSG_NOSIGNAL)
+peer.shutdown(socket.SHUT_WR)
+# Meanwhile what the client sends fills every buffer on the way.
+time.sleep(float(sys.argv[2]))
+peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+peer.close()
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@case("a process whose reset meets bytes that wait to be sent to it gets no signal for them")
+def no_sigpipe_behind_fin():
+    # Only behind a FIN does a reset mean EPIPE to who sends, and so a signal to who happens to run; and only what waits for
+    # the send buffer, not for what is unsent to become less, is tried again after a reset.
+    port, pause = wire.free_port(), ktap.seconds(1)
+    command = [sys.executable, "-c", SERVER, str(port), str(pause)]
+    answer = ws.switching(wire.Head(ws.offer()[:-2]))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        server.stdin.write(answer)
+        server.stdin.close()
+        equal(server.stdout.readline(), b"ready\n", "what the server says")
+        settings = squall.sysctl(unsent_max=16 << 20)
+        with settings, squall.Listener(f"127.0.0.1:{port}", connections=1) as web, web.connect() as client:
+            client.send(ws.offer())
+            equal(client.read_head().status, 101, "status")
+            # More than a send buffer on loopback may hold.
+            sender = threading.Thread(target=send_quietly, args=(client, bytes(16 << 20)), daemon=True)
+            sender.start()
+            until(lambda: squall.module_stats()["queued_bytes"] > 0, 5, "bytes wait in the module")
+            code = server.wait(ktap.seconds(10))
+            sender.join()
+        check(code != -signal.SIGPIPE, "the server was killed by SIGPIPE")
+        equal(code, 0, f"exit status of the server: {server.stderr.read().decode()[-300:]}")
+
+
 @case("a process that sends while softirqs send in its place gets its own bytes sent, and no others", limit=60)
 def task_fragment():
     # Small writes share the task's page fragment: would the module use it as well, bytes would mix.
