@@ -375,6 +375,28 @@ def few_ports():
                 sock.close()
 
 
+@case("an attempt looks at a bounded number of local ports: of 40000 with one free it gives up")
+def bounded_search():
+    folder = "/proc/sys/net/ipv4"
+    old = {name: squall.read(f"{folder}/{name}") for name in ("ip_local_port_range", "ip_local_reserved_ports")}
+    count = 4
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(wire.RawServer(lambda peer, _number: peer.read_rest())) for _ in range(count)]
+        stack.enter_context(squall.sysctl(backoff_max_ms=86400000, backoff_min_ms=86400000))
+        try:
+            squall.write(f"{folder}/ip_local_port_range", "20000 60999")
+            squall.write(f"{folder}/ip_local_reserved_ports", "20000-60998")
+            with squall.Listener(*servers, connections=1, wait=False) as web:
+                until(lambda: all(web.server_stats(n)["connects"] for n in range(count)), 5, "one attempt to each")
+                squall.settle()
+                failed = sum(web.server_stats(n)["connect_failed"] for n in range(count))
+                # One in 80 attempts comes upon the port; that all do is no accident.
+                check(failed > 0, "every attempt found the one port that is free")
+        finally:
+            for name, value in old.items():
+                squall.write(f"{folder}/{name}", value)
+
+
 @case("bytes in memory that may not be sent by reference are copied: a device without scatter-gather")
 def linear():
     with netns.Namespace("near", 1) as near, ws.echo_server() as server:
