@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from lib import baseline, ktap, netns, session, squall, wire, ws
+from lib import baseline, ktap, netns, session, sniff, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 BODY = os.urandom(2 << 20)
@@ -395,6 +395,14 @@ def bounded_search():
         finally:
             for name, value in old.items():
                 squall.write(f"{folder}/{name}", value)
+
+
+@case("loading makes one connection in each address family: what TCP initialises then may sleep")
+def primed():
+    squall.unload()
+    with sniff.Sniffer() as seen, sniff.Sniffer(version=6) as seen6:
+        squall.load()
+        until(lambda: seen.attempts(9) and seen6.attempts(9), 5, "an attempt by IPv4 and one by IPv6")
 
 
 @case("bytes in memory that may not be sent by reference are copied: a device without scatter-gather")

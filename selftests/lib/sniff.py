@@ -12,10 +12,13 @@ SYN, RST, FIN, ACK = 0x02, 0x04, 0x01, 0x10
 
 
 class Sniffer:
-    """Collects (time, source port, destination port, flags, payload length) of outgoing IPv4 TCP segments."""
+    """Collects (time, source port, destination port, flags, payload length) of outgoing TCP segments.
 
-    def __init__(self, interface="lo"):
-        self.interface = interface
+    Of IPv4, or of IPv6 without extension headers.
+    """
+
+    def __init__(self, interface="lo", version=4):
+        self.interface, self.version = interface, version
         self.segments = []
         self.sock = None
 
@@ -40,10 +43,14 @@ class Sniffer:
                 continue
             except OSError:
                 return
-            if origin[2] != _PACKET_OUTGOING or packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP:
+            if origin[2] != _PACKET_OUTGOING or packet[0] >> 4 != self.version:
                 continue
-            start = (packet[0] & 15) * 4
-            length = struct.unpack_from("!H", packet, 2)[0]
+            if self.version == 4:
+                protocol, start, length = packet[9], (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
+            else:
+                protocol, start, length = packet[6], 40, 40 + struct.unpack_from("!H", packet, 4)[0]
+            if protocol != socket.IPPROTO_TCP:
+                continue
             source, target = struct.unpack_from("!HH", packet, start)
             payload = length - start - (packet[start + 12] >> 4) * 4
             self.segments.append((time.monotonic(), source, target, packet[start + 13], payload))
