@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from lib import baseline, ktap, netns, session, sniff, squall, wire, ws
+from lib import baseline, ktap, netns, session, sniff, squall, trace, wire, ws
 from lib.ktap import case, check, equal, until
 
 BODY = os.urandom(2 << 20)
@@ -403,6 +403,40 @@ def primed():
     with sniff.Sniffer() as seen, sniff.Sniffer(version=6) as seen6:
         squall.load()
         until(lambda: seen.attempts(9) and seen6.attempts(9), 5, "an attempt by IPv4 and one by IPv6")
+
+
+HOOKS = ("sk_data_ready", "sk_write_space", "sk_state_change", "sk_error_report")
+
+
+@case("what TCP destroys is not hooked any more, and what is not accepted yet refers to nothing of the module")
+def hooks_given_back():
+    rounds = 5
+    hooks = " ".join(f"{name}=sk->{name}:symbol" for name in HOOKS)
+    with trace.Trace(
+        destroy=f"tcp_v4_destroy_sock {hooks} user=sk->sk_user_data:x64",
+        stop="inet_csk_listen_stop sk_data_ready=sk->sk_data_ready:symbol user=sk->sk_user_data:x64",
+        child="tcp_child_process parent=parent->sk_data_ready:symbol user=child->sk_user_data:x64",
+    ) as seen:
+        with ws.echo_server() as server, squall.Listener(server) as web:
+            for number in range(rounds):
+                client = ws.open_tunnel(web)
+                (client.reset if number % 2 else client.close)()
+            until(lambda: web.stats()["tunnels_open"] == 0, 10, "all tunnels ended")
+        squall.settle()
+        records = seen.records()
+    texts = {what: [text for _, name, text in records if name == what] for what in ("child", "destroy", "stop")}
+    ours = [text for text in texts["child"] if "[squall]" in text]
+    check(len(ours) >= rounds, f"{len(ours)} connections came to the module's listener")
+    trouble = [f"has user data and is not accepted: {text}" for text in ours if not free(text)]
+    for what in ("destroy", "stop"):
+        check(texts[what], f"{what} was not seen")
+        trouble += [f"comes to {what} hooked: {text}" for text in texts[what] if "[squall]" in text or not free(text)]
+    check(not trouble, lambda: "\n".join(trouble[:30]))
+
+
+def free(text):
+    """The socket has no user data: the lowest bit is a flag."""
+    return text.endswith(("user=0x0", "user=0x1"))
 
 
 @case("bytes in memory that may not be sent by reference are copied: a device without scatter-gather")

@@ -12,6 +12,12 @@ LINE = re.compile(r"\[(\d+)\] .*?: (\w+): (.*)$")
 WORK_EVENTS = ("workqueue/workqueue_execute_start", "workqueue/workqueue_execute_end")
 
 
+def needed():
+    """Skips the case where the kernel cannot trace."""
+    if not os.path.exists(f"{TRACING}/kprobe_events"):
+        raise ktap.Skip("this kernel cannot trace")
+
+
 class Trace:
     """While entered, calls of functions are recorded: `probes` are {name: "function what=to fetch"}."""
 
@@ -21,8 +27,7 @@ class Trace:
         self.made = []
 
     def __enter__(self):
-        if not os.path.exists(f"{TRACING}/kprobe_events"):
-            raise ktap.Skip("this kernel cannot trace")
+        needed()
         os.mkdir(self.instance)
         try:
             squall.write(f"{self.instance}/buffer_size_kb", 4096)
