@@ -474,6 +474,25 @@ def tiny_segments_pin_little():
             hold.set()
 
 
+@case("the pieces that wait in one direction are limited in number, however small they are")
+def pieces():
+    hold = threading.Event()
+    settings = squall.sysctl(splice_min=64, queue_high=16 << 20, unsent_max=4096)
+    offered, allowed = 200_000, 50_000
+    with settings, netns.Namespace("near", 1) as near:
+        with ws.tunnel_server(lambda _peer, _number: hold.wait(), rcvbuf=4096) as server:
+            with squall.Listener(server, host=near.gateway) as web:
+                with ws.open_tunnel(web, namespace=near, mss=88) as client:
+                    client.sock.settimeout(ktap.seconds(1))
+                    with contextlib.suppress(socket.timeout):
+                        client.send(bytes(offered))
+                    held = squall.module_stats()["queued_bytes"]
+                    ktap.note(f"{held} bytes queued")
+                    # 512 pieces, and what one buffer of the receive queue may add.
+                    check(allowed // 2 < held <= allowed, f"{held} bytes are queued in pieces of a segment")
+                hold.set()
+
+
 def available():
     """MemAvailable in KiB."""
     with open("/proc/meminfo", encoding="ascii") as file:
