@@ -72,6 +72,21 @@ def backoff():
         equal(stats["connected"], 0, "connected in the stats")
 
 
+@case("a server that is down is tried by one attempt at a time, however many connections it is to have")
+def one_at_a_time():
+    server = wire.RawServer(HELLO)
+    with squall.sysctl(backoff_min_ms=200, backoff_max_ms=200), sniff.Sniffer() as seen:
+        with squall.Listener(server, connections=64, wait=False) as web:
+            # Until it is known to be down, several are begun together; they count as one failure.
+            until(lambda: web.server_stats()["failures"] >= 2, 10, "a failed attempt to reconnect")
+            first = len(seen.attempts(server.port))
+            until(lambda: len(seen.attempts(server.port)) >= first + 8, 20, "8 more attempts")
+            times = seen.attempts(server.port)[first:]
+            gaps = [1000 * (b - a) for a, b in zip(times, times[1:])]
+            ktap.note("gaps in ms: " + " ".join(f"{gap:.0f}" for gap in gaps))
+            check(min(gaps) >= 90, f"attempts follow each other after {min(gaps):.0f} ms at 200 ms")
+
+
 @case("a server that refuses after it had served is given up at once and found again")
 def refuses_later():
     server = wire.RawServer(HELLO).start()
