@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""What one run of the module's softirq work may do: other softirqs, and user space, get their turn in between."""
+"""What one run of the module's softirq work may do, so that others get their turn in between, and how much it may hold."""
 
 import contextlib
 import time
@@ -35,6 +35,7 @@ def dev_weight(value):
 
 @case("of many connections with something to do, 64 are served at once")
 def served():
+    trace.needed()
     with squall.Listener("127.0.0.1:9", connections=0) as web:
         clients = [web.connect() for _ in range(CLIENTS)]
         until(lambda: web.stats()["connections"] == CLIENTS, 10, "all accepted")
@@ -49,6 +50,7 @@ def served():
 
 @case("of many connections that wait to be accepted, 64 are accepted at once")
 def accepted():
+    trace.needed()
     with netns.Namespace("near", 1) as near, squall.Listener("127.0.0.1:9", connections=0, host=near.gateway) as web:
         # What is sent waits for the next slot, and then comes at once.
         with dev_weight(CLIENTS * 2), near.impaired("limit 4000 slot 400ms 400ms"), trace.Works("squall_accept") as works:
@@ -64,6 +66,7 @@ def accepted():
 
 @case("of many connections to be made, 16 are begun at once and 128 are under way")
 def connected():
+    trace.needed()
     with netns.Namespace("far", 1) as far, far.impaired("loss 100%", both=False), squall.sysctl(connect_timeout_ms=60000):
         with trace.Works("squall_sk_connect") as works:
             with squall.Listener(f"{far.address}:9", connections=1000, wait=False) as web:
@@ -71,6 +74,38 @@ def connected():
                 time.sleep(0.5)
                 equal(web.server_stats()["connecting"], 128, "attempts under way")
                 bounded(works, ATTEMPTS, 128)
+
+
+@case("at net.squall.connections_max a connection is reset and counted; below it the next one is served")
+def connections_max():
+    hello = wire.plain_handler(lambda _head, _body: wire.response(b"hello"))
+    with wire.RawServer(hello) as server, squall.Listener(server) as web:
+        before = squall.module_stats()["refused_limit"]
+        with squall.sysctl(connections_max=1), contextlib.suppress(ConnectionResetError):
+            with web.connect() as client:
+                equal(client.read_rest(), b"", "bytes on a connection too many")
+        equal(squall.module_stats()["refused_limit"] - before, 1, "refused_limit")
+        with web.connect() as client:
+            client.send(wire.request())
+            equal(client.read_response()[1], b"hello", "response")
+
+
+@case("at net.squall.waiters_max a request is refused at once, and those that wait go on waiting")
+def waiters_max():
+    # What waits is answered when its time is over, 502 or 504 as the attempt to connect ends first or not.
+    settings = squall.sysctl(waiters_max=2, queue_timeout_ms=3000 * ktap.TIME_FACTOR, connect_timeout_ms=60000)
+    with netns.Namespace("far", 1) as far, far.impaired("loss 100%", both=False), settings:
+        with squall.Listener(f"{far.address}:9", connections=1, wait=False) as web, contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(web.connect()) for _ in range(5)]
+            for number, client in enumerate(clients):
+                client.send(wire.request())
+                if number < 2:
+                    until(lambda: web.server_stats()["waiting"] == number + 1, 5, "the request waits")
+                else:
+                    equal(client.read_response()[0].status, 503, "status of a request too many")
+            equal(web.server_stats()["waiting"], 2, "requests that wait")
+            for client in clients[:2]:
+                check(client.read_response()[0].status in (502, 504), "status when the time is over")
 
 
 session.main()
