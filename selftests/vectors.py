@@ -347,7 +347,8 @@ RUN = {"request": run_request, "response": run_response}
 
 def run_file(name, arrivals):
     """Runs the vectors of a file, and tells of all that fail."""
-    failures, skipped, count = [], [], 0
+    failures, skipped, count, segments = [], [], 0, 0
+    before = squall.module_stats()["entries_softirq"]
     with Stage() as stage:
         for number, vector in enumerate(vectors.read(name)):
             if vector.kind not in RUN:
@@ -358,7 +359,7 @@ def run_file(name, arrivals):
                 continue
             with squall.sysctl(**values):
                 for pieces in arrivals(vector.bytes("raw"), number):
-                    count += 1
+                    count, segments = count + 1, segments + len(pieces)
                     try:
                         RUN[vector.kind](stage, vector, pieces)
                         seen = len(stage.got)
@@ -369,10 +370,12 @@ def run_file(name, arrivals):
                         stage.restart()
             if len(failures) >= FAILURES_MAX:
                 break
-    ktap.note(f"{name}: {count} runs of {number + 1} vectors: {arrivals.__doc__}")
+    entries = squall.module_stats()["entries_softirq"] - before
+    ktap.note(f"{name}: {count} runs of {number + 1} vectors, in {segments} segments")
     if skipped:
         ktap.note(f"left out are {len(skipped)} whose limits no sysctl sets: {', '.join(skipped)}")
     check(count, "no vector was run")
+    check(entries >= segments, f"{segments} segments were sent, but data came {entries} times only: TCP joined them")
     check(not failures, lambda: f"{len(failures)} of {count} runs fail:\n" + "\n".join(failures))
 
 
@@ -386,14 +389,20 @@ def declare(name):
     case(f"{name}: vectors one byte per segment", limit=90)(lambda: run_file(name, bytewise))
 
 
-def addresses(verb):
-    """Gives the loopback interface the addresses that the vectors expect, or takes them back."""
+@ktap.at_end
+def remove_addresses():
+    """Takes back what the loopback interface was given."""
     for address in (CLIENT, SERVER[0]):
-        netns.shell(f"ip addr {verb} {address}/32 dev lo")
+        netns.shell(f"ip addr del {address}/32 dev lo")
 
 
+for ADDRESS in (CLIENT, SERVER[0]):
+    netns.shell(f"ip addr add {ADDRESS}/32 dev lo")
+    # A window of ten segments would make every few bytes wait for a delayed acknowledgement.
+    netns.shell(
+        f"ip route change local {ADDRESS} dev lo table local proto kernel scope host src {ADDRESS} "
+        "initcwnd 4000 initrwnd 4000 quickack 1"
+    )
 for file in vectors.files():
     declare(file)
-addresses("add")
-ktap.at_end(lambda: addresses("del"))
 session.main()

@@ -116,7 +116,8 @@ class Wire:
         """Sends each byte in a segment of its own."""
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for i in range(len(data)):
-            self.sock.sendall(data[i : i + 1])
+            # Without MSG_EOR, TCP joins bytes that wait for its window.
+            self.sock.sendall(data[i : i + 1], socket.MSG_EOR)
             if pause:
                 time.sleep(pause)
 
