@@ -239,7 +239,7 @@ pub fn run(
 }
 
 /// Everything that a vector may limit.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllLimits {
     /// Limits of heads.
     pub head: Limits,
@@ -258,8 +258,8 @@ impl AllLimits {
     };
 }
 
-/// Reads the limits of a vector.
-fn limits(vector: &Vector<'_>) -> Option<AllLimits> {
+/// Reads the limits of a vector; `None` if they are malformed.
+pub fn limits(vector: &Vector<'_>) -> Option<AllLimits> {
     let mut limits = AllLimits::DEFAULT;
     for word in vector.value("limits").unwrap_or("").split_whitespace() {
         let (name, number) = word.split_once('=')?;

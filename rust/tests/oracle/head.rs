@@ -20,7 +20,7 @@ pub struct Limits {
     pub start_line: usize,
     /// Bytes in a field line with CR LF.
     pub field_line: usize,
-    /// Field lines.
+    /// Field lines; never more than 96.
     pub fields: usize,
 }
 
@@ -159,7 +159,7 @@ fn lines(text: &[u8]) -> Vec<Vec<u8>> {
 /// Reads field lines. RFC 9112 section 5.
 fn fields(lines: &[Vec<u8>], len: usize, limits: Option<Limits>) -> Result<Vec<Field>, Stop> {
     if let Some(limits) = limits {
-        if len > limits.head || lines.len() > limits.fields {
+        if len > limits.head || lines.len() > limits.fields.min(96) {
             return Err(Stop::Refused("head is too large"));
         }
         if lines.iter().any(|line| line.len() + 2 > limits.field_line) {

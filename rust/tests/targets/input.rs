@@ -5,6 +5,7 @@
 use squall::proto::h1::encode::Forward;
 use squall::proto::head::Limits;
 use squall::replay::{
+    limits,
     AllLimits,
     Case,
     FORWARD, //
@@ -108,14 +109,18 @@ impl Input {
         })
     }
 
-    /// Reads what a vector of the kinds `request` and `response` is about, without limits of its own;
-    /// `None` for other kinds.
+    /// Reads what a vector of the kinds `request` and `response` is about; `None` for other kinds.
     pub fn from_vector(vector: &Vector<'_>) -> Option<Input> {
         let response = match vector.value("kind")? {
             "request" => false,
             "response" => true,
             _ => return None,
         };
+        let limits = limits(vector)?;
+        // The oracle knows the limits of bodies by heart.
+        if (AllLimits { head: Limits::DEFAULT, ..limits }) != AllLimits::DEFAULT {
+            return None;
+        }
         let raw: Vec<u8> = vector.bytes("raw").collect();
         Some(Input {
             response,
@@ -123,7 +128,7 @@ impl Input {
                 true => vector.bytes("request").collect(),
                 false => REQUESTS[0].to_vec(),
             },
-            limits: Limits::DEFAULT,
+            limits: limits.head,
             trusted: vector.has("trusted"),
             forwarded: vector.has("forwarded"),
             close: vector.has("close"),
