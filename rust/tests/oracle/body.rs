@@ -71,6 +71,8 @@ pub fn declared(fields: &[Field], minor: u8) -> Result<Framing, Stop> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Body {
     pub content: Vec<u8>,
+    /// Bytes that are missing of the last chunk's content, or of the body if its length is known.
+    pub missing: u128,
     /// The trailer section, if there is one.
     pub trailers: Option<Vec<Field>>,
     /// There may be too many chunk extensions: the body may be refused for that.
@@ -93,9 +95,10 @@ pub fn body(bytes: &[u8], framing: Framing, closed: bool) -> (Result<usize, Stop
                 .len()
                 .min(usize::try_from(length).unwrap_or(usize::MAX));
             body.content = bytes[..have].to_vec();
-            match have as u128 == length {
-                true => Ok(have),
-                false => Err(cut_short),
+            body.missing = length - have as u128;
+            match body.missing {
+                0 => Ok(have),
+                _ => Err(cut_short),
             }
         }
         Framing::UntilClose => {
@@ -134,7 +137,8 @@ fn chunks(bytes: &[u8], body: &mut Body) -> Result<usize, Stop> {
         let left = bytes.len() - at;
         let have = left.min(usize::try_from(size).unwrap_or(usize::MAX));
         body.content.extend_from_slice(&bytes[at..at + have]);
-        if (have as u128) < size {
+        body.missing = size - have as u128;
+        if body.missing > 0 {
             return Err(Stop::InContent);
         }
         at += have;

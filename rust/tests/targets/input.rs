@@ -36,7 +36,7 @@ const REQUESTS: [&[u8]; 10] = [
 ];
 
 /// Limits to choose from: those in use, and some that short messages reach.
-const LIMITS: [Limits; 4] = [
+const LIMITS: [Limits; 3] = [
     Limits::DEFAULT,
     Limits {
         head: 256,
@@ -49,12 +49,6 @@ const LIMITS: [Limits; 4] = [
         start_line: 400,
         field_line: 300,
         fields: 16,
-    },
-    Limits {
-        head: 120,
-        start_line: 100,
-        field_line: 110,
-        fields: 3,
     },
 ];
 
@@ -86,23 +80,27 @@ impl Input {
     /// pieces, then the stream. `None` if it is too short.
     ///
     /// The flags: 0x01 responses, 0x02 to the request at the front of the stream, 0x04 closed, 0x08 last,
-    /// 0x30 which limits, 0x40 the client is trusted, 0x80 a Forwarded field is written.
+    /// 0x30 which limits, 0xc0 which of those that fit exactly is too low by one. Where there are no
+    /// responses the second byte says 0x01 that the client is trusted, 0x02 that Forwarded is written.
     pub fn from_bytes(bytes: &[u8]) -> Option<Input> {
-        let (&[flags, request, pieces @ ..], stream) = bytes.split_first_chunk::<6>()?;
+        let (&[flags, choice, pieces @ ..], stream) = bytes.split_first_chunk::<6>()?;
         let response = flags & 1 != 0;
         let (request, raw) = if response && flags & 2 != 0 {
             let end = stream.windows(4).position(|four| four == b"\r\n\r\n")?;
             stream.split_at(end + 4)
         } else {
-            (REQUESTS[usize::from(request) % REQUESTS.len()], stream)
+            (REQUESTS[usize::from(choice) % REQUESTS.len()], stream)
         };
         Some(Input {
             response,
             request: request.to_vec(),
             raw: raw.to_vec(),
-            limits: LIMITS[usize::from(flags >> 4 & 3)],
-            trusted: flags & 0x40 != 0,
-            forwarded: flags & 0x80 != 0,
+            limits: match LIMITS.get(usize::from(flags >> 4 & 3)) {
+                Some(limits) => *limits,
+                None => exact(raw, flags >> 6),
+            },
+            trusted: !response && choice & 1 != 0,
+            forwarded: !response && choice & 2 != 0,
             close: flags & 4 != 0,
             last: flags & 8 != 0,
             arrivals: arrivals(pieces, raw.len()),
@@ -156,6 +154,24 @@ impl Input {
             close: self.close,
             last: self.last,
         }
+    }
+}
+
+/// Limits that the first head in `raw` just keeps, except the one that `lower` chooses.
+fn exact(raw: &[u8], lower: u8) -> Limits {
+    let end = raw.windows(4).position(|four| four == b"\r\n\r\n");
+    let head = &raw[..end.map_or(raw.len(), |end| end + 4)];
+    let mut lines = head.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::len);
+    let limit = |len: usize, number| {
+        let len = u16::try_from(len).unwrap_or(u16::MAX);
+        len.saturating_sub(u16::from(lower == number))
+    };
+    Limits {
+        head: limit(head.len(), 1),
+        start_line: limit(lines.next().unwrap_or(0), 2),
+        // The empty line at the end is no field line, but is to fit.
+        field_line: limit(lines.clone().max().unwrap_or(0), 3).max(2),
+        fields: u16::try_from(lines.count().saturating_sub(1)).unwrap_or(u16::MAX),
     }
 }
 

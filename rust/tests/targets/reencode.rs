@@ -195,8 +195,9 @@ impl Check<'_> {
         self.same("fields of our own", (known, count), (true, names.len()));
     }
 
-    /// The bodies are the same; so are the trailer sections, where both have chunks.
-    fn body(&self, sent: &Body, received: &Body, trailers: bool) {
+    /// The bodies are the same; where they are framed in the same way, so is what is missing of them, and
+    /// the trailer sections.
+    fn body(&self, sent: &Body, received: &Body, same_framing: bool) {
         if received.may_be_flood {
             // Then it may have been refused in the middle.
             let sent = &sent.content[..];
@@ -208,7 +209,8 @@ impl Check<'_> {
             return;
         }
         self.same("content", &sent.content, &received.content);
-        if trailers {
+        if same_framing {
+            self.same("what is missing", sent.missing, received.missing);
             // A section of which nothing is left is not sent.
             let expected = received
                 .trailers
