@@ -14,6 +14,7 @@
 #include <linux/cpuhotplug.h>
 #include <linux/llist.h>
 #include <linux/net.h>
+#include <linux/page_frag_cache.h>
 #include <linux/rcupdate.h>
 #include <linux/skbuff.h>
 #include <linux/slab.h>
@@ -52,12 +53,14 @@ static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
  * @run: connections with something to do, newest first
  * @rest: connections left over by the last pass, oldest first; work only
  * @work: BH work item that serves the two lists
+ * @frags: page that small pieces are copied into, one right behind the other
  * @counters: event counts, summed over CPUs by squall_count_sum()
  */
 struct squall_cpu {
 	struct llist_head run;
 	struct llist_node *rest;
 	struct work_struct work;
+	struct page_frag_cache frags;
 	u64 counters[SQUALL_COUNTERS];
 };
 

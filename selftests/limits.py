@@ -209,7 +209,7 @@ def slow_server():
         time.sleep(3 * ktap.TIME_FACTOR)
         peer.send(wire.response(b"%d" % len(peer.read_body(head))))
 
-    limits = squall.sysctl(body_timeout_ms=500 * ktap.TIME_FACTOR, body_rate_min=4_000_000)
+    limits = squall.sysctl(body_timeout_ms=500 * ktap.TIME_FACTOR, body_rate_min=200_000)
     with wire.RawServer(serve, rcvbuf=8192) as server, squall.Listener(server) as web, limits:
         with web.connect(timeout=30) as client:
             client.send(wire.request(method="POST", body=bytes(2_000_000)))
@@ -245,13 +245,13 @@ def trusted():
         squall.write(f"{web.directory}/trusted", " ".join(["10.0.0.0/8"] * 64))
 
 
-@case("a response to a request whose body is still coming closes the connection, and says so")
+@case("an error in response to a request whose body is still coming closes the connection, and says so")
 def early():
     def serve(peer, _number):
         while True:
             head = peer.read_head()
             if head.start.startswith("POST /early"):
-                peer.send(wire.response(b"early"))
+                peer.send(wire.response(b"early", status="413 Content Too Large"))
             else:
                 peer.send(wire.response(peer.read_body(head)))
 

@@ -313,15 +313,24 @@ def is_kept(request):
     return re.search(rb"\r\nconnection:[^\r]*close", head) is None
 
 
+# The sysctl for each limit of a vector, and the least it can be set to.
+SYSCTLS = {
+    "head": ("head_max", 1024), "start_line": ("request_line_max", 8), "field_line": ("field_line_max", 8),
+    "fields": ("fields_max", 8), "chunk_line": ("chunk_line_max", 8), "chunk_excess": ("chunk_excess_max", 8),
+    "trailers": ("trailers_max", 8), "trailer_fields": ("trailer_fields_max", 0),
+}
+
+
 def settings(vector):
     """The sysctls that a vector needs; None if there are none that do."""
     limits = vector.limits()
-    fields = limits.pop("fields", 96)
-    lengths = set(limits.values())
-    if vector.text("last") or fields < 8 or lengths and (len(limits) < 3 or len(lengths) > 1 or min(lengths) < 1024):
+    if vector.text("last") or vector.text("client") or "content" in limits:
         return None
-    values = {} if fields >= 96 else {"fields_max": fields}
-    return {**values, "head_max": lengths.pop()} if lengths else values
+    if vector.kind == "response" and limits.pop("start_line", None) != limits.get("head"):
+        return None  # a status line is limited as a head
+    if any(value < SYSCTLS[name][1] for name, value in limits.items()):
+        return None
+    return {SYSCTLS[name][0]: min(value, 96) if name == "fields" else value for name, value in limits.items()}
 
 
 def whole(raw, _number):
@@ -349,7 +358,8 @@ def run_file(name, arrivals):
     """Runs the vectors of a file, and tells of all that fail."""
     failures, skipped, count, segments = [], [], 0, 0
     before = squall.module_stats()["entries_softirq"]
-    with Stage() as stage:
+    # Contents of any length, as far as the protocol code can count.
+    with squall.sysctl(body_max_kib=0), Stage() as stage:
         for number, vector in enumerate(vectors.read(name)):
             if vector.kind not in RUN:
                 continue
@@ -357,6 +367,8 @@ def run_file(name, arrivals):
             if values is None:
                 skipped.append(vector.name)
                 continue
+            squall.write(f"{stage.web.directory}/trusted", CLIENT if vector.text("trusted") else "")
+            squall.write(f"{stage.web.directory}/forwarded", int(bool(vector.text("forwarded"))))
             with squall.sysctl(**values):
                 for pieces in arrivals(vector.bytes("raw"), number):
                     count, segments = count + 1, segments + len(pieces)

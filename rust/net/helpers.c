@@ -36,8 +36,12 @@ int squall_run_start(void (*fn)(struct work_struct *work))
 
 void squall_run_stop(void)
 {
+	int cpu;
+
 	destroy_workqueue(squall_wq);
 	squall_wq = NULL;
+	for_each_possible_cpu(cpu)
+		page_frag_cache_drain(per_cpu_ptr(&squall_cpu.frags, cpu));
 }
 
 /* Any context.  The caller's reference to the connection goes with the node. */
@@ -271,10 +275,13 @@ void squall_put_page(struct page *page)
 /*
  * BH only: memory from this CPU's fragment page, which may be sent with
  * MSG_SPLICE_PAGES as kmalloc() memory may not.  The reference is to the page.
+ * Not aligned, as napi_alloc_frag()'s is: TCP joins pieces that follow each
+ * other in the page, so that tiny ones do not take an skb's fragment each.
  */
 void *squall_frag_alloc(u32 size, struct page **page, u32 *offset)
 {
-	void *data = napi_alloc_frag(size);
+	void *data = page_frag_alloc(this_cpu_ptr(&squall_cpu.frags), size,
+				     SQUALL_GFP_ATOMIC);
 
 	if (!data)
 		return NULL;

@@ -72,9 +72,9 @@ static int squall_douintvec(const struct ctl_table *table, int write,
 	return err;
 }
 
-static const unsigned int line_lo = 64, head_lo = 1024, head_hi = 65000;
+static const unsigned int line_lo = 8, head_lo = 1024, head_hi = 65000;
 static const unsigned int fields_lo = 8, fields_hi = 96;
-static const unsigned int chunk_lo = 16, chunk_hi = 32768;
+static const unsigned int chunk_lo = 8, chunk_hi = 32768;
 static const unsigned int none = 0, any = UINT_MAX;
 static const unsigned int buf_lo = 65536, buf_hi = 64 << 20;
 static const unsigned int queue_lo = 4096, queue_hi = 16 << 20;

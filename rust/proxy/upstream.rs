@@ -355,9 +355,9 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     }
     let (head, bytes) = reading.complete(io)?;
     let response = Response::from_head(head, &job.asked, &bytes).map_err(Failure::Protocol)?;
-    // What is left of a request that is answered early is not to be taken for the next one.
-    let whole = job.whole || io.conn().is_posted(WHOLE);
-    let delivery = Delivery::new(&response, &job.asked, whole);
+    // An error while the request is still coming: the server will hardly wait for the rest of it.
+    let refused = response.status >= 400 && !job.whole && !io.conn().is_posted(WHOLE);
+    let delivery = Delivery::new(&response, &job.asked, !refused);
     let outcome = match response.kind {
         ResponseKind::Interim => {
             job.interim = job.interim.saturating_add(1);
