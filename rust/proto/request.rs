@@ -105,9 +105,9 @@ impl Request {
         }
         let asks = options.upgrade
             && head.version == Version::Http11
-            && fields.websocket?
             && method == Method::Get
-            && framing == BodyFraming::None;
+            && framing == BodyFraming::None
+            && fields.websocket?;
         let upgrade = match asks {
             true => Some(Offer::new(fields.ws_key, fields.ws_version, src)?),
             false => None,
