@@ -17,10 +17,15 @@ mod targets;
 
 use targets::Input;
 
-const VECTORS: [&str; 4] = [
+const VECTORS: [&str; 9] = [
+    include_str!("../../selftests/vectors/forwarded.txt"),
+    include_str!("../../selftests/vectors/gateway.txt"),
+    include_str!("../../selftests/vectors/h1_body.txt"),
     include_str!("../../selftests/vectors/h1_request.txt"),
     include_str!("../../selftests/vectors/h1_response.txt"),
-    include_str!("../../selftests/vectors/h1_body.txt"),
+    include_str!("../../selftests/vectors/limits.txt"),
+    include_str!("../../selftests/vectors/smuggling.txt"),
+    include_str!("../../selftests/vectors/upgrade.txt"),
     include_str!("../../selftests/vectors/ws_handshake.txt"),
 ];
 
@@ -32,7 +37,7 @@ fn run(target: fn(&Input)) {
         target(&input);
         count += 1;
     }
-    assert!(count > 500, "{count} vectors");
+    assert!(count > 1500, "{count} vectors");
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
     let mut count = 0;
     for file in std::fs::read_dir(corpus).expect("a corpus") {

@@ -42,11 +42,13 @@ use squall::vectors::{
     Vector, //
 };
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
+    include_str!("../../selftests/vectors/forwarded.txt"),
     include_str!("../../selftests/vectors/gateway.txt"),
+    include_str!("../../selftests/vectors/h1_body.txt"),
     include_str!("../../selftests/vectors/h1_request.txt"),
     include_str!("../../selftests/vectors/h1_response.txt"),
-    include_str!("../../selftests/vectors/h1_body.txt"),
+    include_str!("../../selftests/vectors/limits.txt"),
     include_str!("../../selftests/vectors/smuggling.txt"),
     include_str!("../../selftests/vectors/upgrade.txt"),
     include_str!("../../selftests/vectors/ws_handshake.txt"),

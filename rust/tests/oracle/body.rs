@@ -11,6 +11,7 @@ use super::grammar::{
     Field, //
 };
 use super::head::{
+    self,
     find,
     trailers, //
 };
@@ -19,12 +20,19 @@ use super::Stop;
 /// Largest length of a body and of a chunk.
 const MAX_LENGTH: u128 = (1 << 63) - 1;
 
-/// Most bytes in the line of a chunk size with CR LF.
-const MAX_CHUNK_LINE: usize = 1024;
-
-/// A body whose lines of chunk sizes are no longer than this in sum has not too many chunk extensions,
-/// whatever its content.
-const SURELY_NO_FLOOD: usize = 16384;
+/// How large a body and its framing may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of content in chunks.
+    pub content: u128,
+    /// Bytes in the line of a chunk size with CR LF.
+    pub chunk_line: usize,
+    /// Bytes by which such lines may outweigh the content: each is worth 16, and two for each byte of its chunk. What
+    /// one line leaves of that is of no use to another.
+    pub chunk_excess: u128,
+    /// Those of the trailer section.
+    pub trailers: head::Limits,
+}
 
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,14 +83,17 @@ pub struct Body {
     pub missing: u128,
     /// The trailer section, if there is one.
     pub trailers: Option<Vec<Field>>,
-    /// There may be too many chunk extensions: the body may be refused for that.
-    pub may_be_flood: bool,
 }
 
 /// Reads a body at the front of `bytes`. Returns how long it is, or why it has no end; and what was read.
 ///
 /// `closed`: behind the bytes the sender closed the connection.
-pub fn body(bytes: &[u8], framing: Framing, closed: bool) -> (Result<usize, Stop>, Body) {
+pub fn body(
+    bytes: &[u8],
+    framing: Framing,
+    closed: bool,
+    limits: &Limits,
+) -> (Result<usize, Stop>, Body) {
     let mut body = Body::default();
     let cut_short = match closed {
         true => Stop::Refused("closed before the end"),
@@ -108,7 +119,7 @@ pub fn body(bytes: &[u8], framing: Framing, closed: bool) -> (Result<usize, Stop
                 false => Err(Stop::InContent),
             }
         }
-        Framing::Chunked => match chunks(bytes, &mut body) {
+        Framing::Chunked => match chunks(bytes, limits, &mut body) {
             Err(Stop::Incomplete | Stop::InContent) if closed => Err(cut_short),
             end => end,
         },
@@ -117,19 +128,24 @@ pub fn body(bytes: &[u8], framing: Framing, closed: bool) -> (Result<usize, Stop
 }
 
 /// Reads chunks up to the end of the trailer section; returns how many bytes that are.
-fn chunks(bytes: &[u8], body: &mut Body) -> Result<usize, Stop> {
+fn chunks(bytes: &[u8], limits: &Limits, body: &mut Body) -> Result<usize, Stop> {
     let mut at = 0;
-    let mut spent = 0;
+    let mut excess = 0;
     let mut total = 0;
     loop {
         let line = find(&bytes[at..], b"\r\n").ok_or(Stop::Incomplete)?;
+        if line + 2 > limits.chunk_line {
+            return Err(Stop::Refused("line of a chunk size is too long"));
+        }
         let size = chunk_size(&bytes[at..at + line])?;
         at += line + 2;
-        spent += line + 2;
-        body.may_be_flood |= spent > SURELY_NO_FLOOD;
+        excess = (excess + line as u128 + 2).saturating_sub(16 + 2 * size);
+        if excess > limits.chunk_excess {
+            return Err(Stop::Refused("too many chunk extensions"));
+        }
         total += size;
-        if total > MAX_LENGTH {
-            return Err(Stop::Refused("chunks of 2^63 bytes"));
+        if total > limits.content {
+            return Err(Stop::Refused("too much content"));
         }
         if size == 0 {
             break;
@@ -154,7 +170,7 @@ fn chunks(bytes: &[u8], body: &mut Body) -> Result<usize, Stop> {
         [] | [b'\r'] => Err(Stop::Incomplete),
         [b'\r', ..] => Err(Stop::Refused("no LF behind the last chunk")),
         section => {
-            let (fields, len) = trailers(section).map_err(|stop| match stop {
+            let (fields, len) = trailers(section, &limits.trailers).map_err(|stop| match stop {
                 Stop::Incomplete => Stop::InTrailers,
                 stop => stop,
             })?;
@@ -166,9 +182,6 @@ fn chunks(bytes: &[u8], body: &mut Body) -> Result<usize, Stop> {
 
 /// Reads the line of a chunk size: 1 to 16 hexadecimal digits, extensions. RFC 9112 section 7.1.
 fn chunk_size(line: &[u8]) -> Result<u128, Stop> {
-    if line.len() + 2 > MAX_CHUNK_LINE {
-        return Err(Stop::Refused("line of a chunk size is too long"));
-    }
     let digits = line
         .iter()
         .position(|byte| !byte.is_ascii_hexdigit())

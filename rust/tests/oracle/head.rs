@@ -11,27 +11,17 @@ use super::grammar::{
 };
 use super::Stop;
 
-/// How long a head may be; `None` without limits.
+/// How long a head or a trailer section may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes in the head, from an empty line before it to the one that ends it.
     pub head: usize,
-    /// Bytes in the start line with CR LF.
+    /// Bytes in the start line with CR LF, which a trailer section has not.
     pub start_line: usize,
     /// Bytes in a field line with CR LF.
     pub field_line: usize,
     /// Field lines; never more than 96.
     pub fields: usize,
-}
-
-impl Limits {
-    /// Those of trailer sections.
-    pub const TRAILERS: Limits = Limits {
-        head: 8192,
-        start_line: 0,
-        field_line: 8192,
-        fields: 32,
-    };
 }
 
 /// A request line and the fields below it.
@@ -64,7 +54,7 @@ pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
 }
 
 /// Reads a request head at the front of `bytes`. One empty line may stand before it. RFC 9112 section 2.2.
-pub fn request(bytes: &[u8], limits: Option<Limits>) -> Result<RequestHead, Stop> {
+pub fn request(bytes: &[u8], limits: &Limits) -> Result<RequestHead, Stop> {
     let before = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let (line, fields, len) = with_start_line(bytes, before, limits)?;
     let words: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
@@ -89,7 +79,7 @@ pub fn request(bytes: &[u8], limits: Option<Limits>) -> Result<RequestHead, Stop
 /// Reads a response head at the front of `bytes`. RFC 9112 section 4.
 ///
 /// The space before a reason phrase that is empty may be missing.
-pub fn response(bytes: &[u8], limits: Option<Limits>) -> Result<ResponseHead, Stop> {
+pub fn response(bytes: &[u8], limits: &Limits) -> Result<ResponseHead, Stop> {
     let (line, fields, len) = with_start_line(bytes, 0, limits)?;
     if line.len() < 12 || line[8] != b' ' {
         return Err(Stop::Refused("status line"));
@@ -116,18 +106,18 @@ pub fn response(bytes: &[u8], limits: Option<Limits>) -> Result<ResponseHead, St
 
 /// Reads a trailer section at the front of `bytes`, which do not begin with an empty line; returns its
 /// fields and length. RFC 9112 section 7.1.2.
-pub fn trailers(bytes: &[u8]) -> Result<(Vec<Field>, usize), Stop> {
+pub fn trailers(bytes: &[u8], limits: &Limits) -> Result<(Vec<Field>, usize), Stop> {
     let end = find(bytes, b"\r\n\r\n").ok_or(Stop::Incomplete)?;
     let lines = lines(&bytes[..end]);
     let len = end + 4;
-    Ok((fields(&lines, len, Some(Limits::TRAILERS))?, len))
+    Ok((fields(&lines, len, limits)?, len))
 }
 
 /// Reads a head whose start line begins at `before`; returns that line, the fields, and the length.
 fn with_start_line(
     bytes: &[u8],
     before: usize,
-    limits: Option<Limits>,
+    limits: &Limits,
 ) -> Result<(Vec<u8>, Vec<Field>, usize), Stop> {
     let end = find(&bytes[before..], b"\r\n\r\n").ok_or(Stop::Incomplete)?;
     let len = before + end + 4;
@@ -135,7 +125,7 @@ fn with_start_line(
     let (line, rest) = lines
         .split_first()
         .ok_or(Stop::Refused("head without lines"))?;
-    if limits.is_some_and(|limits| line.len() + 2 > limits.start_line) {
+    if line.len() + 2 > limits.start_line {
         return Err(Stop::Refused("start line is too long"));
     }
     if line.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
@@ -157,14 +147,12 @@ fn lines(text: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Reads field lines. RFC 9112 section 5.
-fn fields(lines: &[Vec<u8>], len: usize, limits: Option<Limits>) -> Result<Vec<Field>, Stop> {
-    if let Some(limits) = limits {
-        if len > limits.head || lines.len() > limits.fields.min(96) {
-            return Err(Stop::Refused("head is too large"));
-        }
-        if lines.iter().any(|line| line.len() + 2 > limits.field_line) {
-            return Err(Stop::Refused("field line is too long"));
-        }
+fn fields(lines: &[Vec<u8>], len: usize, limits: &Limits) -> Result<Vec<Field>, Stop> {
+    if len > limits.head || lines.len() > limits.fields.min(96) {
+        return Err(Stop::Refused("head is too large"));
+    }
+    if lines.iter().any(|line| line.len() + 2 > limits.field_line) {
+        return Err(Stop::Refused("field line is too long"));
     }
     let field = |line: &Vec<u8>| -> Result<Field, Stop> {
         // A line that is folded begins with white space, which no token does.

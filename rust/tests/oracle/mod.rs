@@ -23,8 +23,10 @@ use body::{
     Body, //
 };
 use grammar::Field;
-use head::Limits;
-use request::Request;
+use request::{
+    Reader,
+    Request, //
+};
 use response::{
     Kind,
     Response, //
@@ -43,6 +45,13 @@ pub enum Stop {
     Refused(&'static str),
 }
 
+/// How large a message may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub head: head::Limits,
+    pub body: body::Limits,
+}
+
 /// What was read of a stream of bytes.
 #[derive(Clone, Debug)]
 pub struct Reading<M> {
@@ -50,7 +59,8 @@ pub struct Reading<M> {
     pub messages: Vec<(M, Body)>,
     /// Why nothing else was read; `None` behind the last message.
     pub stop: Option<Stop>,
-    /// Bytes behind a tunnel's first message or behind a final response.
+    /// Bytes that are no more messages: behind a tunnel's first one, behind a final response, or, if there are any,
+    /// behind the last request of a connection.
     pub rest: Option<usize>,
     /// What happened, in the words of the vectors, without how it ended.
     pub events: String,
@@ -64,13 +74,6 @@ impl<M> Reading<M> {
             rest: None,
             events: String::new(),
         }
-    }
-
-    /// Says whether there may be too many chunk extensions in the last body.
-    pub fn may_be_flood(&self) -> bool {
-        self.messages
-            .last()
-            .is_some_and(|(_, body)| body.may_be_flood)
     }
 
     /// Notes a body that is complete.
@@ -87,12 +90,12 @@ impl<M> Reading<M> {
     }
 }
 
-/// Reads requests.
-pub fn requests(bytes: &[u8], limits: Option<Limits>) -> Reading<Request> {
+/// Reads requests, up to an offer or to one behind which the connection does not persist. RFC 9112 section 9.6.
+pub fn requests(bytes: &[u8], limits: &Limits, reader: Reader) -> Reading<Request> {
     let mut reading = Reading::new();
     let mut at = 0;
     while at < bytes.len() && reading.stop.is_none() {
-        let (request, len) = match request::read(&bytes[at..], limits) {
+        let (request, len) = match request::read(&bytes[at..], &limits.head, reader) {
             Ok(read) => read,
             Err(stop) => {
                 reading.stop = Some(stop);
@@ -107,7 +110,8 @@ pub fn requests(bytes: &[u8], limits: Option<Limits>) -> Reading<Request> {
             break;
         }
         let framing = request.framing;
-        let (end, body) = body(&bytes[at..], framing, false);
+        let keep_alive = request.keep_alive;
+        let (end, body) = body(&bytes[at..], framing, false, &limits.body);
         match end {
             Ok(len) => {
                 at += len;
@@ -116,6 +120,11 @@ pub fn requests(bytes: &[u8], limits: Option<Limits>) -> Reading<Request> {
             Err(stop) => reading.stop = Some(stop),
         }
         reading.messages.push((request, body));
+        if !keep_alive {
+            reading.rest =
+                Some(bytes.len() - at).filter(|&rest| rest > 0 && reading.stop.is_none());
+            break;
+        }
     }
     reading
 }
@@ -126,14 +135,14 @@ pub fn requests(bytes: &[u8], limits: Option<Limits>) -> Reading<Request> {
 pub fn responses(
     bytes: &[u8],
     asked: &Request,
-    limits: Option<Limits>,
+    limits: &Limits,
     closed: bool,
     last: bool,
 ) -> Reading<Response> {
     let mut reading = Reading::new();
     let mut at = 0;
     loop {
-        let (response, len) = match response::read(&bytes[at..], asked, limits) {
+        let (response, len) = match response::read(&bytes[at..], asked, &limits.head) {
             Ok(read) => read,
             Err(stop) => {
                 reading.stop = Some(stop);
@@ -153,7 +162,7 @@ pub fn responses(
             }
             Kind::Final => {
                 let framing = response.framing;
-                let (end, body) = body(&bytes[at..], framing, closed);
+                let (end, body) = body(&bytes[at..], framing, closed, &limits.body);
                 match end {
                     Ok(len) => {
                         at += len;
@@ -204,6 +213,15 @@ impl Options {
     /// Says whether the option is there.
     pub fn has(&self, option: &[u8]) -> bool {
         self.0.iter().any(|it| it.eq_ignore_ascii_case(option))
+    }
+
+    /// Says whether an option may be the name of a trailer field: the head is forwarded and forgotten when such
+    /// fields arrive, so then none is passed on. RFC 9110 sections 6.5.1 and 7.6.1.
+    pub fn may_name_trailers(&self) -> bool {
+        !self
+            .0
+            .iter()
+            .all(|option| is_one_of(option, &["close", "keep-alive", "upgrade"]))
     }
 
     /// Says whether a connection persists. RFC 9112 section 9.3.

@@ -13,6 +13,7 @@ use super::grammar::{
     is_protocol,
     is_token,
     list,
+    number,
     values,
     Field, //
 };
@@ -29,15 +30,26 @@ use super::{
 /// Most bytes that the names of subprotocols and extensions in one offer may have, a comma after each counted.
 const MAX_OFFER: usize = 448;
 
-/// Fields that this gateway writes itself, besides those of the connection.
+/// Fields that this gateway writes itself, besides those of the connection; Max-Forwards in OPTIONS and
+/// TRACE only.
 pub const WRITTEN: &[&str] = &[
     "host",
     "content-length",
     "forwarded",
+    "max-forwards",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
 ];
+
+/// Who reads a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// This gateway, which forwards it.
+    Gateway,
+    /// The server, which answers it.
+    Server,
+}
 
 /// A request that may be forwarded.
 #[derive(Clone, Debug)]
@@ -52,12 +64,16 @@ pub struct Request {
     pub keep_alive: bool,
     /// The client waits for a 100 (Continue).
     pub expect: bool,
+    /// How many more times an OPTIONS or TRACE may be forwarded.
+    pub max_forwards: Option<u128>,
     /// An offer to switch to WebSocket.
     pub offer: Option<Offer>,
     /// All fields.
     pub fields: Vec<Field>,
     /// The fields that are copied.
     pub forwarded: Vec<Field>,
+    /// A trailer section is passed on.
+    pub trailers: bool,
 }
 
 /// An offer to switch to WebSocket.
@@ -82,7 +98,7 @@ impl std::fmt::Display for Request {
 }
 
 /// Reads the head of a request at the front of `bytes`, and returns the request and the head's length.
-pub fn read(bytes: &[u8], limits: Option<Limits>) -> Result<(Request, usize), Stop> {
+pub fn read(bytes: &[u8], limits: &Limits, reader: Reader) -> Result<(Request, usize), Stop> {
     let head = head::request(bytes, limits)?;
     let len = head.len;
     let fields = head.fields;
@@ -96,6 +112,14 @@ pub fn read(bytes: &[u8], limits: Option<Limits>) -> Result<(Request, usize), St
         _ => return Err(Stop::Refused("Host")),
     };
     let framing = declared(&fields, head.minor)?;
+    if head.minor == 0
+        && framing == Framing::None
+        && [&b"POST"[..], b"PUT"].contains(&&head.method[..])
+    {
+        return Err(Stop::Refused(
+            "HTTP/1.0 without the length that RFC 1945 section 7.2.2 asks for",
+        ));
+    }
     let options = Options::new(&fields)?;
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
     let expect = match &values(&fields, "expect")[..] {
@@ -103,26 +127,29 @@ pub fn read(bytes: &[u8], limits: Option<Limits>) -> Result<(Request, usize), St
         [value] if value.eq_ignore_ascii_case(b"100-continue") => head.minor == 1 && has_body,
         _ => return Err(Stop::Refused("Expect")),
     };
-    let protocols: Vec<Vec<u8>> = values(&fields, "upgrade")
-        .iter()
-        .flat_map(|value| list(value))
-        .collect();
-    if !protocols.iter().all(|protocol| is_protocol(protocol)) {
-        return Err(Stop::Refused("Upgrade"));
+    let counted = head.method == b"OPTIONS" || head.method == b"TRACE";
+    let max_forwards = match counted {
+        true => max_forwards(&fields)?,
+        false => None,
+    };
+    if max_forwards == Some(0) && reader == Reader::Gateway {
+        return Err(Stop::Refused("not to be forwarded any more"));
     }
-    // Any other request that looks like an offer is an ordinary one. RFC 9110 section 7.8.
-    let asks = protocols
-        .iter()
-        .any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
-        && options.has(b"upgrade")
+    // Any other request is an ordinary one, whatever Upgrade says. RFC 9110 section 7.8.
+    let may_offer = options.has(b"upgrade")
         && head.minor == 1
         && head.method == b"GET"
         && framing == Framing::None;
-    let offer = match asks {
+    let offer = match may_offer && names_websocket(&fields)? {
         true => Some(offer(&fields)?),
         false => None,
     };
-    let mut forwarded = options.forwarded(&fields, WRITTEN);
+    let stays = |name: &&str| match *name {
+        "max-forwards" => counted,
+        _ => true,
+    };
+    let stays: Vec<&str> = WRITTEN.iter().copied().filter(stays).collect();
+    let mut forwarded = options.forwarded(&fields, &stays);
     if !expect {
         forwarded.retain(|(name, _)| !name.eq_ignore_ascii_case(b"expect"));
     }
@@ -134,15 +161,45 @@ pub fn read(bytes: &[u8], limits: Option<Limits>) -> Result<(Request, usize), St
         framing,
         keep_alive: options.keep_alive(head.minor),
         expect,
+        max_forwards,
         offer,
         fields,
         forwarded,
+        trailers: !options.may_name_trailers(),
     };
     Ok((request, len))
 }
 
+/// The number in Max-Forwards, if it is there: one, without leading zeros, below 2^63. RFC 9110 section 7.6.2.
+fn max_forwards(fields: &[Field]) -> Result<Option<u128>, Stop> {
+    match &values(fields, "max-forwards")[..] {
+        [] => Ok(None),
+        [value] => match number(value) {
+            Some(number) if number < 1 << 63 && number.to_string().as_bytes() == value => {
+                Ok(Some(number))
+            }
+            _ => Err(Stop::Refused("Max-Forwards")),
+        },
+        _ => Err(Stop::Refused("several Max-Forwards")),
+    }
+}
+
+/// Says whether WebSocket is among the protocols in Upgrade. RFC 9110 section 7.8.
+fn names_websocket(fields: &[Field]) -> Result<bool, Stop> {
+    let protocols: Vec<Vec<u8>> = values(fields, "upgrade")
+        .iter()
+        .flat_map(|value| list(value))
+        .collect();
+    match protocols.iter().all(|protocol| is_protocol(protocol)) {
+        true => Ok(protocols
+            .iter()
+            .any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))),
+        false => Err(Stop::Refused("Upgrade")),
+    }
+}
+
 /// Takes a request target apart: the authority if there is one, and what the server is asked for.
-/// RFC 9112 section 3.2.
+/// RFC 9112 section 3.2; section 3.2.4 for OPTIONS of the whole server.
 fn target(target: &[u8], method: &[u8]) -> Result<(Option<Vec<u8>>, Vec<u8>), Stop> {
     if target == b"*" && method == b"OPTIONS" || target.starts_with(b"/") {
         return Ok((None, target.to_vec()));
@@ -160,6 +217,9 @@ fn target(target: &[u8], method: &[u8]) -> Result<(Option<Vec<u8>>, Vec<u8>), St
     let (authority, path) = rest.split_at(end);
     if !is_authority(authority) {
         return Err(Stop::Refused("authority of the target"));
+    }
+    if path.is_empty() && method == b"OPTIONS" {
+        return Ok((Some(authority.to_vec()), b"*".to_vec()));
     }
     // An empty path is "/". RFC 9110 section 4.2.3.
     let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };

@@ -50,6 +50,8 @@ pub struct Response {
     pub fields: Vec<Field>,
     /// The fields that are copied.
     pub forwarded: Vec<Field>,
+    /// A trailer section is passed on.
+    pub trailers: bool,
 }
 
 impl std::fmt::Display for Response {
@@ -75,11 +77,7 @@ impl Response {
 }
 
 /// Reads the head of a response to `asked` at the front of `bytes`; returns the response and the head's length.
-pub fn read(
-    bytes: &[u8],
-    asked: &Request,
-    limits: Option<Limits>,
-) -> Result<(Response, usize), Stop> {
+pub fn read(bytes: &[u8], asked: &Request, limits: &Limits) -> Result<(Response, usize), Stop> {
     let head = head::response(bytes, limits)?;
     let len = head.len;
     let options = Options::new(&head.fields)?;
@@ -116,6 +114,7 @@ pub fn read(
         keep_alive: options.keep_alive(head.minor) && framing != Framing::UntilClose,
         forwarded: options.forwarded(&head.fields, &["content-length"]),
         fields: head.fields,
+        trailers: !options.may_name_trailers(),
     };
     Ok((response, len))
 }

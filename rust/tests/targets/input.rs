@@ -3,6 +3,7 @@
 //! What a fuzz target runs on, and how it is read from the bytes that a fuzzer makes up.
 
 use squall::proto::h1::encode::Forward;
+use squall::proto::h1::BodyLimits;
 use squall::proto::head::Limits;
 use squall::replay::{
     limits,
@@ -52,6 +53,50 @@ const LIMITS: [Limits; 3] = [
     },
 ];
 
+/// Limits of bodies and trailer sections to choose from.
+const BODY_LIMITS: [(BodyLimits, Limits); 4] = [
+    (BodyLimits::DEFAULT, Limits::TRAILERS),
+    (
+        BodyLimits {
+            content: 5,
+            chunk_line: 16,
+            chunk_excess: 16,
+        },
+        Limits {
+            head: 32,
+            fields: 1,
+            ..Limits::TRAILERS
+        },
+    ),
+    (
+        BodyLimits {
+            content: 64,
+            chunk_line: 48,
+            chunk_excess: 0,
+        },
+        Limits {
+            head: 100,
+            fields: 3,
+            ..Limits::TRAILERS
+        },
+    ),
+    (
+        BodyLimits {
+            content: 1000,
+            chunk_line: 200,
+            chunk_excess: 100,
+        },
+        Limits {
+            head: 400,
+            field_line: 60,
+            ..Limits::TRAILERS
+        },
+    ),
+];
+
+/// Clients to choose from.
+const CLIENTS: [&[u8]; 2] = [FORWARD.client, b"2001:db8::7"];
+
 /// A stream of bytes with all that decides what they mean, and how they may arrive in pieces.
 #[derive(Clone, Debug)]
 pub struct Input {
@@ -61,8 +106,10 @@ pub struct Input {
     pub request: Vec<u8>,
     /// The bytes.
     pub raw: Vec<u8>,
-    /// The limits of a head.
-    pub limits: Limits,
+    /// The limits.
+    pub limits: AllLimits,
+    /// The client's address.
+    pub client: Vec<u8>,
     /// The client is trusted.
     pub trusted: bool,
     /// A Forwarded field is written.
@@ -80,8 +127,9 @@ impl Input {
     /// pieces, then the stream. `None` if it is too short.
     ///
     /// The flags: 0x01 responses, 0x02 to the request at the front of the stream, 0x04 closed, 0x08 last,
-    /// 0x30 which limits, 0xc0 which of those that fit exactly is too low by one. Where there are no
-    /// responses the second byte says 0x01 that the client is trusted, 0x02 that Forwarded is written.
+    /// 0x30 which limits of heads, 0xc0 which of bodies; which of those that fit exactly is too low by one,
+    /// where they are chosen. Where there are no responses the second byte says 0x01 that the client is
+    /// trusted, 0x02 that Forwarded is written, 0x04 which client it is.
     pub fn from_bytes(bytes: &[u8]) -> Option<Input> {
         let (&[flags, choice, pieces @ ..], stream) = bytes.split_first_chunk::<6>()?;
         let response = flags & 1 != 0;
@@ -91,14 +139,21 @@ impl Input {
         } else {
             (REQUESTS[usize::from(choice) % REQUESTS.len()], stream)
         };
+        let (head, bodies) = match LIMITS.get(usize::from(flags >> 4 & 3)) {
+            Some(limits) => (*limits, flags >> 6),
+            None => (exact(raw, flags >> 6), 0),
+        };
+        let (body, trailers) = BODY_LIMITS[usize::from(bodies)];
         Some(Input {
             response,
             request: request.to_vec(),
             raw: raw.to_vec(),
-            limits: match LIMITS.get(usize::from(flags >> 4 & 3)) {
-                Some(limits) => *limits,
-                None => exact(raw, flags >> 6),
+            limits: AllLimits {
+                head,
+                body,
+                trailers,
             },
+            client: CLIENTS[usize::from(choice >> 2 & 1)].to_vec(),
             trusted: !response && choice & 1 != 0,
             forwarded: !response && choice & 2 != 0,
             close: flags & 4 != 0,
@@ -114,11 +169,6 @@ impl Input {
             "response" => true,
             _ => return None,
         };
-        let limits = limits(vector)?;
-        // The oracle knows the limits of bodies by heart.
-        if (AllLimits { head: Limits::DEFAULT, ..limits }) != AllLimits::DEFAULT {
-            return None;
-        }
         let raw: Vec<u8> = vector.bytes("raw").collect();
         Some(Input {
             response,
@@ -126,7 +176,11 @@ impl Input {
                 true => vector.bytes("request").collect(),
                 false => REQUESTS[0].to_vec(),
             },
-            limits: limits.head,
+            limits: limits(vector)?,
+            client: match vector.value("client") {
+                Some(client) => client.as_bytes().to_vec(),
+                None => CLIENTS[0].to_vec(),
+            },
             trusted: vector.has("trusted"),
             forwarded: vector.has("forwarded"),
             close: vector.has("close"),
@@ -142,11 +196,9 @@ impl Input {
             response: self.response,
             raw: &self.raw,
             request: &self.request,
-            limits: AllLimits {
-                head: self.limits,
-                ..AllLimits::DEFAULT
-            },
+            limits: self.limits,
             forward: Forward {
+                client: &self.client,
                 trusted: self.trusted,
                 forwarded: self.forwarded,
                 ..FORWARD
