@@ -185,9 +185,9 @@ def body_rate():
     limits = squall.sysctl(body_timeout_ms=unit, body_rate_min=1000 // ktap.TIME_FACTOR)
     with wire.RawServer(serve) as server, squall.Listener(server) as web, limits:
         before = squall.module_stats()["body_rate_timeouts"]
-        for piece, status in ((300, 200), (20, 408)):
+        for piece, status in ((3000, 200), (20, 408)):
             with web.connect() as client:
-                # Ten pieces per unit of time: 3,000 bytes, or 200.
+                # Ten pieces per unit of time: 30,000 bytes, or 200.
                 client.send(wire.request(method="POST", fields=[f"Content-Length: {25 * piece}"]))
                 client.sock.settimeout(0.1 * ktap.TIME_FACTOR)
                 for _ in range(25):

@@ -53,6 +53,7 @@ def same(got, wanted, what):
 def probe(stage, client):
     """One more request: exactly it arrives, and its response. Returns the server's end."""
     stage.drain()
+    squall.write(f"{stage.web.directory}/forwarded", 0)
     before, seen = len(stage.got), len(client.data)
     stage.answering = True
     lengths = {}
@@ -313,9 +314,9 @@ def is_kept(request):
     return re.search(rb"\r\nconnection:[^\r]*close", head) is None
 
 
-# The sysctl for each limit of a vector, and the least it can be set to.
+# The sysctl for each limit of a vector, and the least that it can be set to and the request behind it still passes.
 SYSCTLS = {
-    "head": ("head_max", 1024), "start_line": ("request_line_max", 8), "field_line": ("field_line_max", 8),
+    "head": ("head_max", 1024), "start_line": ("request_line_max", 64), "field_line": ("field_line_max", 64),
     "fields": ("fields_max", 8), "chunk_line": ("chunk_line_max", 8), "chunk_excess": ("chunk_excess_max", 8),
     "trailers": ("trailers_max", 8), "trailer_fields": ("trailer_fields_max", 0),
 }
