@@ -5,7 +5,7 @@
 import subprocess
 import threading
 
-from lib import ktap, peers, session, squall, wire, ws
+from lib import ktap, peers, session, squall, trace, wire, ws
 from lib.ktap import case, check, equal, until
 
 ROUNDS = ktap.scaled(200, 40)
@@ -111,6 +111,29 @@ def held_back():
             after = squall.module_stats()
             check(after["paused"] > before["paused"], "the sender was never held back")
             check(after["resumed"] > before["resumed"], "the sender was never resumed")
+
+
+@case("nothing is sent from inside a callback of the same socket, and no lock is waited for with another one held")
+def locks():
+    total = ktap.scaled(4 << 20, 1 << 20)
+
+    def serve(peer, _number):
+        squall.settle(0.5)
+        peer.read(total)
+        peer.send(bytes(total))
+        peer.read_rest()
+
+    trace.needed()
+    with ws.tunnel_server(serve, rcvbuf=65536) as server, squall.Listener(server) as web:
+        with trace.Locks() as record, ws.open_tunnel(web, rcvbuf=65536) as client:
+            # In both directions the receiver is slow at first, so that TCP calls when there is room again.
+            client.send(bytes(total))
+            squall.settle(0.5)
+            client.read(total)
+            sends, broken = record.breaches()
+    ktap.note(f"{sends} calls")
+    check(sends > 50, "hardly anything was sent")
+    check(not broken, lambda: f"{len(broken)} times, such as: {broken[0]}")
 
 
 @case("real clients and servers enter it in softirq only", limit=60)

@@ -22,7 +22,7 @@ class Trace:
     """While entered, calls of functions are recorded: `probes` are {name: "function what=to fetch"}."""
 
     def __init__(self, events=(), **probes):
-        self.probes, self.others = probes, events
+        self.probes, self.events = probes, events
         self.instance = f"{TRACING}/instances/squall"
         self.made = []
 
@@ -34,7 +34,7 @@ class Trace:
             for name, probe in self.probes.items():
                 squall.write(f"{TRACING}/kprobe_events", f"p:squall/{name} {probe}")
                 self.made.append(name)
-            for event in [*(f"squall/{name}" for name in self.probes), *self.others]:
+            for event in [*(f"squall/{name}" for name in self.probes), *self.events]:
                 squall.write(f"{self.instance}/events/{event}/enable", 1)
         except BaseException:
             self.__exit__()
@@ -72,3 +72,33 @@ class Works(Trace):
             elif name == "workqueue_execute_end" and "[squall]" in text:
                 runs.append(running.pop(cpu, 0))
         return [count for count in runs if count]
+
+
+class Locks(Trace):
+    """Records which sockets the module locks itself, and on which it sends."""
+
+    def __init__(self):
+        functions = {"waits": "bh_lock_sock", "tries": "bh_trylock_sock", "unlocks": "bh_unlock_sock", "sends": "sk_can_send"}
+        super().__init__(WORK_EVENTS, **{name: f"squall:squall_{function} sk=%di" for name, function in functions.items()})
+
+    def breaches(self):
+        """(sends so far, what broke the rules): it waits for a lock in its work only, and with no other lock of its own; and it
+        sends on a socket whose lock it has taken itself, which in a callback of that socket it cannot have."""
+        running, held, sends, broken = set(), {}, 0, []
+        for cpu, name, text in self.records():
+            sk, own = text.rpartition("sk=")[2], held.setdefault(cpu, set())
+            if name == "workqueue_execute_start" and "[squall]" in text:
+                running.add(cpu)
+            elif name == "workqueue_execute_end" and "[squall]" in text:
+                running.discard(cpu)
+            elif name == "unlocks":
+                own.discard(sk)
+            elif name in ("waits", "tries"):
+                if name == "waits" and (own or cpu not in running):
+                    broken.append(f"waited for a lock with {len(own)} others, {'in' if cpu in running else 'outside of'} its work")
+                own.add(sk)
+            elif name == "sends":
+                sends += 1
+                if sk not in own:
+                    broken.append("sent without a lock of its own")
+        return sends, broken
