@@ -7,7 +7,7 @@
 KDIR ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all module debug-module demo test check fmt fuzz bench-parser clean distclean help
+.PHONY: all module debug-module demo test bench bench-commit check fmt fuzz bench-parser clean distclean help
 
 all: module
 
@@ -27,6 +27,12 @@ demo: module
 
 test:
 	@tools/test
+
+bench:
+	@tools/bench/run
+
+bench-commit:
+	@tools/bench/run --commit
 
 check:
 	@tools/check
@@ -53,6 +59,8 @@ help:
 	@echo 'make KDIR=TREE     builds squall.ko with the tools of this machine against a prepared kernel tree (see README.md)'
 	@echo 'make demo          a chat through Squall in a virtual machine, reachable from this machine; Ctrl-C ends it'
 	@echo 'make test          everything: host tests, lints, KUnit, selftests on the stock and on the debug kernel'
+	@echo 'make bench         Squall and its peers, measured in virtual machines (20 minutes); what got better or worse'
+	@echo 'make bench-commit  makes what `make bench` found the result that later ones are compared with'
 	@echo 'make check         formatting, lints and the rules of the house only'
 	@echo 'make fuzz          fuzzes the protocol code, each target for SECONDS_EACH=N seconds (default 60)'
 	@echo 'make fmt           formats the Rust sources'
