@@ -83,11 +83,11 @@ class Check:
             self.forbid(path, code, r"\bbindings::", "bindings belong to net")
         # Benchmarks on the host: one calls a parser in C to measure it beside ours, one makes a system call that no library
         # of ours knows. No part of the module.
-        if layer != "net" and path not in ("rust/bench/src/llhttp.rs", "tools/bench/src/floor.rs"):
+        if layer != "net" and path not in ("tools/parser/src/llhttp.rs", "tools/bench/src/floor.rs"):
             self.forbid(path, code, r"\bunsafe\b", "`unsafe` belongs to rust/net")
         if path in ("rust/proto.rs", "rust/proxy.rs") and "#![forbid(unsafe_code)]" not in text:
             self.offences.append(f"{path}:1: lacks #![forbid(unsafe_code)]")
-        if not path.startswith(("rust/tests/", "rust/bench/")):
+        if not path.startswith(("rust/tests/", "tools/parser/")):
             self.forbid(path, code, PANICS, "may panic")
 
     def any(self, path, text):

@@ -10,7 +10,7 @@ use criterion::{
     Criterion,
     Throughput, //
 };
-use squall_bench::{
+use squall_parser_bench::{
     corpus,
     Entry,
     Httparse,

@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use squall_bench::{
+use squall_parser_bench::{
     corpus,
     Entry,
     Httparse,
