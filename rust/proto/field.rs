@@ -332,6 +332,23 @@ static RANGE: [(u8, u8); 128] = {
     table
 };
 
+/// Says whether a name is that of a known field but for `_` in the place of `-`.
+///
+/// To gateways of the CGI kind (RFC 3875 section 4.1.18) the two are the same field: what is decided
+/// here about one of them would not hold for the other.
+pub(super) fn mimics_known<S: Source + ?Sized>(name: Span, src: &S) -> bool {
+    let fold = |byte: u8| match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    };
+    // Most names have none.
+    name.bytes(src).any(|byte| byte == b'_')
+        && KNOWN.iter().any(|(known, _)| {
+            known.len() == usize::from(name.len)
+                && name.bytes(src).map(fold).eq(known.iter().copied())
+        })
+}
+
 /// Says whether the span is a token: not empty, and every byte a tchar. RFC 9110 section 5.6.2.
 pub(super) fn is_token<S: Source + ?Sized>(span: Span, src: &S) -> bool {
     let is_tchar = |&byte: &u8| class(byte) & TOKEN != 0;

@@ -7,6 +7,7 @@ use super::error::Error;
 use super::field::{
     class,
     elements,
+    mimics_known,
     BadList,
     KnownField,
     TOKEN, //
@@ -180,7 +181,7 @@ impl Fields {
         };
         for (place, field) in head.fields().iter().enumerate() {
             let forwarded = match field.known {
-                KnownField::Other => true,
+                KnownField::Other => !mimics_known(field.name, src),
                 KnownField::Host => {
                     fields.host.add(field.value);
                     false

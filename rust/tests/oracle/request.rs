@@ -23,6 +23,7 @@ use super::head::{
 };
 use super::{
     keep_word,
+    mimics,
     Options,
     Stop, //
 };
@@ -150,6 +151,7 @@ pub fn read(bytes: &[u8], limits: &Limits, reader: Reader) -> Result<(Request, u
     };
     let stays: Vec<&str> = WRITTEN.iter().copied().filter(stays).collect();
     let mut forwarded = options.forwarded(&fields, &stays);
+    forwarded.retain(|(name, _)| !mimics(name));
     if !expect {
         forwarded.retain(|(name, _)| !name.eq_ignore_ascii_case(b"expect"));
     }
