@@ -387,6 +387,8 @@ def run_file(name, arrivals):
     ktap.note(f"{name}: {count} runs of {number + 1} vectors, in {segments} segments")
     if skipped:
         ktap.note(f"left out are {len(skipped)} whose limits no sysctl sets: {', '.join(skipped)}")
+    if not count and arrivals is not whole:
+        raise ktap.Skip("of a file that is so short none is chosen here")
     check(count, "no vector was run")
     check(entries >= segments, f"{segments} segments were sent, but data came {entries} times only: TCP joined them")
     check(not failures, lambda: f"{len(failures)} of {count} runs fail:\n" + "\n".join(failures))

@@ -11,8 +11,9 @@
 //! an event. TCP's other callbacks come in the middle of TCP's own work, some of them from inside
 //! our own calls, so they do nothing but post.
 //!
-//! Lock order: one socket's spinlock, then one inbox (or another [`BhLock`]). Never two sockets'
-//! spinlocks: what one connection wants from another it puts into its inbox and posts.
+//! Lock order: one socket's spinlock, then one inbox (or another [`BhLock`]). A second socket's
+//! spinlock is only ever tried, by [`Conn::push`] and by [`Direct`](super::tx::Direct); where it is not
+//! free, what one connection wants from another goes into its inbox, and is posted.
 //!
 //! # Life
 //!
@@ -434,18 +435,6 @@ impl<S: Session> Conn<S> {
             // INVARIANT: The reference was just taken.
             unsafe { bindings::squall_run_kick(self.run.get()) };
         }
-    }
-
-    /// Takes what was posted. If the connection is on a run list it stays there.
-    pub(super) fn take_events(&self) -> Events {
-        let mut old = self.events.load(Relaxed);
-        while old & !EV_SCHEDULED != 0 {
-            match self.events.cmpxchg(old, old & EV_SCHEDULED, Full) {
-                Ok(_) => break,
-                Err(now) => old = now,
-            }
-        }
-        old & !EV_SCHEDULED
     }
 
     /// Says whether one of these events was posted and not been served yet. Any context.

@@ -252,6 +252,15 @@ impl OutQueue {
         Ok(())
     }
 
+    /// Gets memory for about `bytes` that are to be written in pieces, if nothing is queued yet.
+    ///
+    /// Softirq only. Without memory nothing happens: writing will find out.
+    pub(crate) fn expect(&mut self, bytes: usize) {
+        if self.is_empty() {
+            let _ = self.grow(bytes);
+        }
+    }
+
     /// Copies `len` bytes, no more than there is room for, behind the last chunk.
     ///
     /// # Safety

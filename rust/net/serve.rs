@@ -84,21 +84,20 @@ impl<S: Session> Conn<S> {
         drop(session);
     }
 
-    /// Posts events and has the connection served: at once if its lock is free, else soon. Softirq.
+    /// Has the connection served with `events`: at once if its lock is free, else soon. Softirq.
     ///
     /// May be called with one other connection's lock held: the two cannot wait for each other, since
-    /// this one is only tried. The hooks that are called may post, but not push to anything else than
-    /// who calls, whose lock is taken: so this goes one deep.
+    /// this one is only tried. What was posted stays for the BH work: hooks that are called for events
+    /// that are pushed push to nobody but who calls, whose lock is taken, so this goes one deep.
     pub(crate) fn push(&self, events: Events) {
         // SAFETY: `sk` is alive by the invariant; softirq.
         if !unsafe { bindings::squall_bh_trylock_sock(self.sk.as_ptr()) } {
             return self.post(events | EV_TX);
         }
         super::count_context();
-        let posted = self.take_events();
         // SAFETY: The lock is held and the socket not owned, so nobody else is in here: a callback of
         // this socket that is under way would have the lock.
-        let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events | posted);
+        let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events);
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
         drop(remains);

@@ -687,10 +687,14 @@ fn encode(
     let forward = encode::Forward {
         client: format(&mut client, format_args!("{peer}")),
         scheme: b"http",
-        default_host: format(&mut host, format_args!("{}", checkout.pool().addr().get())),
+        default_host: match request.host {
+            Some(_) => &[],
+            None => format(&mut host, format_args!("{}", checkout.pool().addr().get())),
+        },
         trusted,
         forwarded,
     };
+    queue.expect(reading.room());
     let (head, bytes) = reading.complete(io)?;
     encode::request(head, request, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)
 }

@@ -32,28 +32,53 @@ use crate::{
         }, //
     }, //
 };
+use core::cell::Cell;
 use kernel::prelude::*;
+
+/// Bytes that a head usually grows by when it is written for the other side.
+const ADDED: usize = 160;
 
 /// A head or trailer section that is being read. Boxed, and only there meanwhile.
 pub(crate) struct Reading {
     parser: HeadParser,
     head: Head,
-    /// The first bytes of the head, if they are not read where they lie.
-    copy: KVec<u8>,
+    /// The first bytes of the head, if they are not read where they lie. Rare, so not in here.
+    copy: Option<KBox<KVec<u8>>>,
 }
+
+// The next size of memory blocks is twice as large, and blocks are zeroed when they are allocated.
+const _: () = assert!(size_of::<Reading>() <= 1024);
 
 /// The bytes of a head.
 pub(crate) struct HeadBytes<'a> {
     io: &'a Io<'a>,
     copy: &'a [u8],
+    /// The piece that was looked at last, and its offset: most heads lie in one.
+    last: Cell<(u32, &'a [u8])>,
+}
+
+impl<'a> HeadBytes<'a> {
+    fn new(io: &'a Io<'a>, copy: &'a [u8]) -> Self {
+        HeadBytes {
+            io,
+            copy,
+            last: Cell::new((0, copy)),
+        }
+    }
 }
 
 impl Source for HeadBytes<'_> {
     fn bytes_at(&self, offset: u32) -> &[u8] {
-        if self.copy.is_empty() {
-            self.io.peek(offset)
-        } else {
-            self.copy.get(offset as usize..).unwrap_or(&[])
+        let (start, piece) = self.last.get();
+        let within = offset.wrapping_sub(start) as usize;
+        match piece.get(within..) {
+            Some(bytes) if !bytes.is_empty() => bytes,
+            _ if !self.copy.is_empty() => &[],
+            _ => {
+                let piece = self.io.peek(offset);
+                self.last.set((offset, piece));
+                piece
+            }
         }
     }
 }
@@ -70,7 +95,7 @@ impl Reading {
             Reading {
                 parser,
                 head: Head::new(),
-                copy: KVec::new(),
+                copy: None,
             },
         ))
     }
@@ -85,13 +110,15 @@ impl Reading {
         u32::from(self.head.len)
     }
 
+    /// Returns about how many bytes the complete head takes when it is written for the other side.
+    pub(crate) fn room(&self) -> usize {
+        usize::from(self.head.len).saturating_add(ADDED)
+    }
+
     /// Reads what has arrived.
     pub(crate) fn resume(&mut self, io: &Io<'_>, limits: &Limits) -> Result<Progress, Failure> {
         loop {
-            let bytes = HeadBytes {
-                io,
-                copy: &self.copy,
-            };
+            let bytes = HeadBytes::new(io, copied(&self.copy));
             let progress = self
                 .parser
                 .resume(&bytes, &mut self.head, limits)
@@ -112,19 +139,15 @@ impl Reading {
         &'a mut self,
         io: &'a Io<'a>,
     ) -> Result<(&'a Head, HeadBytes<'a>), Failure> {
-        if self.copy.is_empty() && !self.is_readable(io) {
+        if self.copy.is_none() && !self.is_readable(io) {
             self.copy_up_to(io, self.len())?;
         }
-        let bytes = HeadBytes {
-            io,
-            copy: &self.copy,
-        };
-        Ok((&self.head, bytes))
+        Ok((&self.head, HeadBytes::new(io, copied(&self.copy))))
     }
 
     /// Says whether all bytes of the complete head can be read where they lie.
     fn is_readable(&self, io: &Io<'_>) -> bool {
-        let bytes = HeadBytes { io, copy: &[] };
+        let bytes = HeadBytes::new(io, &[]);
         let all = Span::between(0, self.head.len);
         let readable: usize = all.pieces(&bytes).map(<[u8]>::len).sum();
         readable == usize::from(all.len)
@@ -133,19 +156,29 @@ impl Reading {
     /// Extends the copy to the first `len` bytes. Fails unless it becomes longer.
     #[cold]
     fn copy_up_to(&mut self, io: &Io<'_>, len: u32) -> Result<(), Failure> {
-        let had = self.copy.len();
+        let copy = match &mut self.copy {
+            Some(copy) => copy,
+            none => none.insert(
+                KBox::new(KVec::new(), GFP_ATOMIC | __GFP_NOWARN).map_err(|_| no_memory())?,
+            ),
+        };
+        let had = copy.len();
         let more = (len as usize).saturating_sub(had);
-        self.copy
-            .extend_with(more, 0, GFP_ATOMIC | __GFP_NOWARN)
+        copy.extend_with(more, 0, GFP_ATOMIC | __GFP_NOWARN)
             .map_err(|_| no_memory())?;
-        let room = self.copy.as_mut_slice().get_mut(had..).unwrap_or(&mut []);
+        let room = copy.as_mut_slice().get_mut(had..).unwrap_or(&mut []);
         let copied = io.copy(had as u32, room);
-        self.copy.truncate(had.saturating_add(copied));
+        copy.truncate(had.saturating_add(copied));
         if copied == 0 {
             return Err(no_memory());
         }
         Ok(())
     }
+}
+
+/// Returns the bytes of a copy, if there is one.
+fn copied(copy: &Option<KBox<KVec<u8>>>) -> &[u8] {
+    copy.as_ref().map_or(&[], |copy| copy.as_slice())
 }
 
 fn no_memory() -> Failure {

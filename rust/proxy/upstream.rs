@@ -353,6 +353,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         job.reading = Some(reading);
         return Ok(Outcome::NeedMore);
     }
+    let room = reading.room();
     let (head, bytes) = reading.complete(io)?;
     let response = Response::from_head(head, &job.asked, &bytes).map_err(Failure::Protocol)?;
     // An error while the request is still coming: the server will hardly wait for the rest of it.
@@ -392,6 +393,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     let wanted = response.kind != ResponseKind::Interim || job.asked.version != Version::Http10;
     if wanted {
         let mut queue = OutQueue::new();
+        queue.expect(room);
         encode::response(head, &response, &bytes, &delivery, &mut queue).map_err(|_| {
             stats::inc(Counter::NoMemory);
             Failure::NoMemory
@@ -451,7 +453,7 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         upstream.since = Moment::now();
         pool::connected(&upstream.pool, io.conn());
     }
-    if events & ASSIGNED != 0 {
+    if events & (ASSIGNED | WHOLE) != 0 {
         upstream.assigned(io);
     }
     if let (Some(job), true) = (&mut upstream.job, events & WHOLE != 0) {

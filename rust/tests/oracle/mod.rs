@@ -243,7 +243,10 @@ impl Options {
 /// Says whether a name is that of a field which matters here, but written with `_` for `-`: a server that
 /// takes its fields from environment variables cannot tell the two apart.
 pub fn mimics(name: &[u8]) -> bool {
-    let dashed: Vec<u8> = name.iter().map(|&b| if b == b'_' { b'-' } else { b }).collect();
+    let dashed: Vec<u8> = name
+        .iter()
+        .map(|&b| if b == b'_' { b'-' } else { b })
+        .collect();
     dashed != name
         && [HOP_BY_HOP, PROTECTED, request::WRITTEN]
             .iter()
