@@ -90,7 +90,7 @@ struct ProgramAttach {
 fn instruction(code: u8, target: u8, source: u8, offset: i16, immediate: i32) -> u64 {
     let [o0, o1] = offset.to_le_bytes();
     let [i0, i1, i2, i3] = immediate.to_le_bytes();
-    u64::from_le_bytes([code, source << 4 | target, o0, o1, i0, i1, i2, i3])
+    u64::from_le_bytes([code, (source << 4) | target, o0, o1, i0, i1, i2, i3])
 }
 
 /// The sockhash with its program: what arrives at a socket goes to the one that is filed under its two ports.

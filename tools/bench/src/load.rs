@@ -22,7 +22,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 2000)]
     ops: u64,
     /// Windows, one behind the other.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     windows: usize,
     #[command(subcommand)]
     case: Case,

@@ -56,3 +56,10 @@ impl Mark {
         })
     }
 }
+
+impl Window {
+    /// Nanoseconds per operation in which a processor was busy.
+    pub fn busy(&self) -> f64 {
+        self.ns.saturating_sub(self.idle_ns) as f64 / self.ops as f64
+    }
+}
