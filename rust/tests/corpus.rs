@@ -55,6 +55,20 @@ fn run(target: fn(&Input)) {
 }
 
 #[test]
+fn the_mutator_keeps_within_its_bounds() {
+    let mut changed = 0;
+    for seed in 0..100_000 {
+        let mut data = *b"\0\x01\x02\x03\x04\x05GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let before = data;
+        let len = seed as usize % (data.len() + 1);
+        let after = targets::mutate::mutate(&mut data, len, seed);
+        assert!(after <= data.len());
+        changed += usize::from(data[..after] != before[..len]);
+    }
+    assert!(changed > 80_000, "{changed}");
+}
+
+#[test]
 fn split() {
     run(targets::split);
 }

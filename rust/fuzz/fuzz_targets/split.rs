@@ -5,7 +5,11 @@
 #![no_main]
 #![allow(dead_code)] // Each target uses a part of the modules.
 
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{
+    fuzz_mutator,
+    fuzz_target,
+    fuzzer_mutate, //
+};
 
 #[path = "../../tests/oracle/mod.rs"]
 mod oracle;
@@ -15,5 +19,12 @@ mod targets;
 fuzz_target!(|bytes: &[u8]| {
     if let Some(input) = targets::Input::from_bytes(bytes) {
         targets::split(&input);
+    }
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    match seed % 2 {
+        0 => fuzzer_mutate(data, size, max_size),
+        _ => targets::mutate::mutate(&mut data[..max_size], size, seed),
     }
 });

@@ -27,6 +27,7 @@ use squall::replay::{
 };
 use squall::vectors::Arrival;
 
+pub mod mutate;
 pub mod reencode;
 
 mod input;
