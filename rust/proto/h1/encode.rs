@@ -2,7 +2,10 @@
 
 //! Writes what goes out: forwarded heads, chunk framing, trailer sections, responses of our own.
 
-use crate::proto::field::KnownField;
+use crate::proto::field::{
+    elements,
+    KnownField, //
+};
 use crate::proto::head::{
     Field,
     FieldSet,
@@ -83,7 +86,8 @@ pub fn request<S: Source + ?Sized, K: Sink + ?Sized>(
 /// Writes the fields that say where the request comes from.
 ///
 /// What a client says of it is dropped unless it is trusted: then the lists, X-Forwarded-For and
-/// Forwarded, are continued, and of the others the client's is kept if there is exactly one.
+/// Forwarded, are continued, and of the others the client's is kept if there is exactly one. A Forwarded
+/// that is no list is dropped from any client.
 fn origin<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
     request: &Request,
@@ -116,7 +120,9 @@ fn origin<S: Source + ?Sized, K: Sink + ?Sized>(
         host.put(src, sink)?;
     }
     sink.put(b"\r\n")?;
-    let mut values = said(KnownField::Forwarded).peekable();
+    // A quoted string that does not end would take in what is added behind it.
+    let is_list = |value: &Span| elements(*value, src).all(|element| element.is_ok());
+    let mut values = said(KnownField::Forwarded).filter(is_list).peekable();
     if !forward.forwarded && values.peek().is_none() {
         return Ok(());
     }

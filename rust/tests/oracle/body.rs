@@ -251,7 +251,7 @@ fn is_quoted_string(text: &[u8]) -> bool {
 }
 
 /// Splits at separators that are not in quoted strings; `None` if a quoted string has no end.
-fn split_unquoted(text: &[u8], separator: u8) -> Option<Vec<Vec<u8>>> {
+pub fn split_unquoted(text: &[u8], separator: u8) -> Option<Vec<Vec<u8>>> {
     let mut parts = vec![Vec::new()];
     let mut quoted = false;
     let mut bytes = text.iter();
