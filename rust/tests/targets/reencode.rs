@@ -215,6 +215,10 @@ impl Check<'_> {
         self.same("kind", sent.kind, received.kind);
         self.same("framing", sent.framing, received.delivered(asked));
         self.same("length", sent.length, received.length);
+        // RFC 9110 section 8.6.
+        let never = sent.status < 200 || sent.status == 204;
+        let says = !values(&sent.fields, "content-length").is_empty();
+        self.same("a length where there is none", never && says, false);
         if sent.kind == Kind::Final {
             let until_close = sent.framing == crate::oracle::body::Framing::UntilClose;
             let keeps = asked.keep_alive && !self.input.last && !until_close;
