@@ -255,7 +255,7 @@ impl OutQueue {
     /// Gets memory for about `bytes` that are to be written in pieces, if nothing is queued yet.
     ///
     /// Softirq only. Without memory nothing happens: writing will find out.
-    pub(crate) fn expect(&mut self, bytes: usize) {
+    pub(crate) fn prepare(&mut self, bytes: usize) {
         if self.is_empty() {
             let _ = self.grow(bytes);
         }

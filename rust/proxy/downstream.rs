@@ -694,7 +694,7 @@ fn encode(
         trusted,
         forwarded,
     };
-    queue.expect(reading.room());
+    queue.prepare(reading.room());
     let (head, bytes) = reading.complete(io)?;
     encode::request(head, request, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)
 }

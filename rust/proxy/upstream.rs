@@ -393,7 +393,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     let wanted = response.kind != ResponseKind::Interim || job.asked.version != Version::Http10;
     if wanted {
         let mut queue = OutQueue::new();
-        queue.expect(room);
+        queue.prepare(room);
         encode::response(head, &response, &bytes, &delivery, &mut queue).map_err(|_| {
             stats::inc(Counter::NoMemory);
             Failure::NoMemory
