@@ -19,7 +19,8 @@ def needed():
 
 
 class Trace:
-    """While entered, calls of functions are recorded: `probes` are {name: "function what=to fetch"}."""
+    """While entered, calls of functions are recorded: `probes` are {name: "function what=to fetch"}, and those whose name begins
+    with `returned` are of a function's return."""
 
     def __init__(self, events=(), **probes):
         self.probes, self.events = probes, events
@@ -32,7 +33,8 @@ class Trace:
         try:
             squall.write(f"{self.instance}/buffer_size_kb", 4096)
             for name, probe in self.probes.items():
-                squall.write(f"{TRACING}/kprobe_events", f"p:squall/{name} {probe}")
+                kind = "r" if name.startswith("returned") else "p"
+                squall.write(f"{TRACING}/kprobe_events", f"{kind}:squall/{name} {probe}")
                 self.made.append(name)
             for event in [*(f"squall/{name}" for name in self.probes), *self.events]:
                 squall.write(f"{self.instance}/events/{event}/enable", 1)
@@ -79,12 +81,13 @@ class Locks(Trace):
 
     def __init__(self):
         functions = {"waits": "bh_lock_sock", "tries": "bh_trylock_sock", "unlocks": "bh_unlock_sock", "sends": "sk_can_send"}
-        super().__init__(WORK_EVENTS, **{name: f"squall:squall_{function} sk=%di" for name, function in functions.items()})
+        probes = {name: f"squall:squall_{function} sk=%di" for name, function in functions.items()}
+        super().__init__(WORK_EVENTS, **probes, returned="squall:squall_bh_trylock_sock sk=$retval:u8")
 
     def breaches(self):
         """(sends so far, what broke the rules): it waits for a lock in its work only, and with no other lock of its own; and it
         sends on a socket whose lock it has taken itself, which in a callback of that socket it cannot have."""
-        running, held, sends, broken = set(), {}, 0, []
+        running, held, tried, sends, broken = set(), {}, {}, 0, []
         for cpu, name, text in self.records():
             sk, own = text.rpartition("sk=")[2], held.setdefault(cpu, set())
             if name == "workqueue_execute_start" and "[squall]" in text:
@@ -93,8 +96,13 @@ class Locks(Trace):
                 running.discard(cpu)
             elif name == "unlocks":
                 own.discard(sk)
-            elif name in ("waits", "tries"):
-                if name == "waits" and (own or cpu not in running):
+            elif name == "tries":
+                tried[cpu] = sk
+            elif name == "returned":
+                if int(sk, 0) and cpu in tried:
+                    own.add(tried.pop(cpu))
+            elif name == "waits":
+                if own or cpu not in running:
                     broken.append(f"waited for a lock with {len(own)} others, {'in' if cpu in running else 'outside of'} its work")
                 own.add(sk)
             elif name == "sends":
