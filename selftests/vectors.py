@@ -379,7 +379,8 @@ def run_file(name, arrivals):
                         stage.drain()
                         equal(len(stage.got), seen, "bytes at the server, some of them late")
                     except Exception as trouble:  # told with the others
-                        failures.append(f"{vector.name}: {type(trouble).__name__}: {trouble}")
+                        state = f"server {stage.web.server_stats()}, listener {stage.web.stats()}"
+                        failures.append(f"{vector.name}: {type(trouble).__name__}: {trouble}; {state}")
                         stage.restart()
             if len(failures) >= FAILURES_MAX:
                 break
