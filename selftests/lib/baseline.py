@@ -2,7 +2,11 @@
 """What must be back where it was once the module is gone: TCP sockets and memory, slab objects, kmemleak."""
 
 import os
+import subprocess
+import sys
+import threading
 import time
+import traceback
 
 from . import ktap
 
@@ -48,6 +52,19 @@ def own_sockets():
     return count
 
 
+def print_holders():
+    """Prints what may still hold a socket: those that are listed, and where each thread of this process is.
+
+    A thread in a system call holds the socket that it was called with, even when its descriptor is closed.
+    """
+    ktap.note(subprocess.run(["ss", "-tane", "exclude", "time-wait"], capture_output=True, text=True).stdout)
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        with open(f"/proc/self/task/{thread.native_id}/stack", encoding="ascii") as file:
+            ktap.note(f"{thread.name} in the kernel:\n{file.read()}")
+        ktap.note("".join(traceback.format_stack(frames[thread.ident])))
+
+
 class Baseline:
     """Taken before the work; `check()` compares afterwards."""
 
@@ -71,6 +88,7 @@ class Baseline:
             ktap.until(back, limit, "TCP counts back at their base")
         except AssertionError as trouble:
             own = f"this process had {self.own} sockets, now {own_sockets()}"
+            print_holders()
             raise AssertionError(f"{trouble}: before {self.tcp}, now {tcp()}; {own}") from None
 
     def check_slab(self, per_cache):

@@ -254,6 +254,7 @@ class RawServer:
         self.namespace, self.backlog, self.mss, self.rcvbuf = namespace, backlog, mss, rcvbuf
         self.accepted = 0
         self.wires = []
+        self.threads = []
         self.trouble = []
         self.listener = None
 
@@ -278,8 +279,13 @@ class RawServer:
         listener.bind((self.host, self.port))
         listener.listen(self.backlog)
         self.listener = listener
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        self._begin(self._accept, listener)
         return self
+
+    def _begin(self, what, *args):
+        thread = threading.Thread(target=what, args=args, daemon=True)
+        self.threads.append(thread)
+        thread.start()
 
     def _accept(self, listener):
         while True:
@@ -291,7 +297,7 @@ class RawServer:
             wire = Wire(sock, timeout=120)
             self.wires.append(wire)
             self.accepted += 1
-            threading.Thread(target=self._serve, args=(wire, self.accepted), daemon=True).start()
+            self._begin(self._serve, wire, self.accepted)
 
     def _serve(self, wire, number):
         try:
@@ -307,29 +313,29 @@ class RawServer:
         """Refuses from now on and closes every connection."""
         if self.listener:
             # shutdown() wakes the thread that is blocked in accept(); close() alone would not.
-            try:
-                self.listener.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+            self._shut_down(self.listener)
+        for wire in self.wires:
+            self._shut_down(wire.sock)
+        # A thread that is woken from poll() looks the descriptor up again. Were it closed here and in use for something else
+        # by then, the thread would go on waiting, and keep the socket.
+        limit = time.monotonic() + ktap.seconds(1)
+        for thread in self.threads:
+            thread.join(max(limit - time.monotonic(), 0))
+        if self.listener:
             self.listener.close()
             self.listener = None
         for wire in self.wires:
-            try:
-                wire.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             # Also for a handler that waits for something else than this connection.
             wire.close()
         self.wires.clear()
+        self.threads.clear()
 
-    def reset_all(self):
-        """Resets every connection; the listener goes on."""
-        for wire in self.wires:
-            try:
-                wire.reset()
-            except OSError:
-                pass
-        self.wires.clear()
+    @staticmethod
+    def _shut_down(sock):
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     def __exit__(self, kind, *_):
         self.stop()
