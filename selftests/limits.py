@@ -202,6 +202,27 @@ def body_rate():
         equal(squall.module_stats()["body_rate_timeouts"], before + 1, "counter")
 
 
+@case("the time in which a client waits for a 100 does not count against the rate of its body", limit=90)
+def body_rate_continue():
+    unit = ktap.TIME_FACTOR
+
+    def serve(peer, _number):
+        head = peer.read_head()
+        time.sleep(2 * unit)
+        peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        peer.send(wire.response(b"%d" % len(peer.read_body(head))))
+
+    limits = squall.sysctl(body_timeout_ms=1000 * unit, response_timeout_ms=3000 * unit, body_rate_min=1000 // unit)
+    with wire.RawServer(serve) as server, squall.Listener(server) as web, limits, web.connect() as client:
+        client.send(wire.request(method="POST", fields=["Expect: 100-continue", "Content-Length: 4500"]))
+        equal(client.read_head().status, 100, "interim response")
+        # Half more than the least rate, for longer than the time that is left of the first measurement.
+        for _ in range(30):
+            client.send(b"x" * 150)
+            time.sleep(0.1 * unit)
+        equal(client.read_response()[1], b"4500", "bytes at the server")
+
+
 @case("a body that is slow because the server is slow is not refused", limit=60)
 def slow_server():
     def serve(peer, _number):
@@ -236,7 +257,7 @@ def trusted():
                 equal(client.read_response()[0].status, 200, "status")
             fields = tuple(seen[-1].all(name) for name in ("X-Forwarded-For", "X-Forwarded-Proto", "Forwarded"))
             equal(fields, wanted, f"trusted {networks!r}, forwarded {forwarded}")
-        for bad in ("10.0.0.0/33", "10.0.0.1/8", "10.0.0.0/+8", "10.0.0", "2001:db8::/129", "10.0.0.0/8 x", "1.2.3.4/", " ".join(["10.0.0.0/8"] * 65)):
+        for bad in ("10.0.0.0/33", "10.0.0.1/8", "10.0.0.0/+8", "10.0.0", "2001:db8::/129", "::ffff:10.0.0.1", "10.0.0.0/8 x", "1.2.3.4/", " ".join(["10.0.0.0/8"] * 65)):
             try:
                 squall.write(f"{web.directory}/trusted", bad)
                 raise AssertionError(f"{bad!r} was taken")

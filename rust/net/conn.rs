@@ -338,7 +338,7 @@ impl<S: Session> Conn<S> {
 
     /// Takes the next connection from the accept queue of `lsk`; says whether there was one.
     ///
-    /// Softirq, no lock held. `events` are posted to it: [`ACCEPTED`] or [`EV_ABORT`]. Fails with `ENOMEM`;
+    /// Softirq, no lock held. It is served with `events`: [`ACCEPTED`] or [`EV_ABORT`]. Fails with `ENOMEM`;
     /// then it is still in the queue. Memory is got first because a socket that was taken and cannot be
     /// kept may be owned by a process just then, and there would be nowhere to keep it until it is not.
     ///

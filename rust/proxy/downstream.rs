@@ -378,6 +378,10 @@ impl Downstream {
             return;
         };
         let conn = conn.clone();
+        if exchange.body.forwarded() == 0 {
+            // Until there is content the client may be waiting for a 100 (Continue).
+            exchange.measured.0 = Moment::now();
+        }
         match exchange.body.forward(io, &conn) {
             Ok(Forwarded::All) => {
                 self.await_response(io);

@@ -32,7 +32,11 @@ impl Network {
             None => (text, None),
         };
         let addr: IpAddr = addr.parse().map_err(|_| EINVAL)?;
-        let most = if addr.is_ipv4() { 32 } else { 128 };
+        // Addresses of clients are canonical: one that is not would never match.
+        if addr != addr.to_canonical() {
+            return Err(EINVAL);
+        }
+        let most: u8 = if addr.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             // A sign would be parsed as a part of the number.
             Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -44,16 +48,11 @@ impl Network {
         if prefix > most {
             return Err(EINVAL);
         }
-        let network = Network { addr, prefix };
-        let behind = network.bits().trailing_zeros() as u8;
+        let behind = bits(addr).trailing_zeros() as u8;
         if behind < most.saturating_sub(prefix) {
             return Err(EINVAL);
         }
-        Ok(network)
-    }
-
-    fn bits(&self) -> u128 {
-        bits(self.addr)
+        Ok(Network { addr, prefix })
     }
 
     /// Says whether `addr` is in the network; an address of the other family never is.
@@ -61,7 +60,9 @@ impl Network {
         let most: u32 = if self.addr.is_ipv4() { 32 } else { 128 };
         // A shift by all bits is none.
         let behind = most.saturating_sub(u32::from(self.prefix));
-        let differ = (self.bits() ^ bits(addr)).checked_shr(behind).unwrap_or(0);
+        let differ = (bits(self.addr) ^ bits(addr))
+            .checked_shr(behind)
+            .unwrap_or(0);
         self.addr.is_ipv4() == addr.is_ipv4() && differ == 0
     }
 }
