@@ -48,12 +48,17 @@ static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
  */
 #define SQUALL_COUNTERS 192
 
+/* Length of an IMF-fixdate, "Sun, 06 Nov 1994 08:49:37 GMT". */
+#define SQUALL_DATE_LEN 29
+
 /**
  * struct squall_cpu - what Squall keeps per CPU
  * @run: connections with something to do, newest first
  * @rest: connections left over by the last pass, oldest first; work only
  * @work: BH work item that serves the two lists
  * @frags: page that small pieces are copied into, one right behind the other
+ * @date: the time @date_at as the field Date has it, "" at first
+ * @date_at: seconds since the epoch
  * @counters: event counts, summed over CPUs by squall_count_sum()
  */
 struct squall_cpu {
@@ -61,6 +66,8 @@ struct squall_cpu {
 	struct llist_node *rest;
 	struct work_struct work;
 	struct page_frag_cache frags;
+	char date[SQUALL_DATE_LEN + 1];
+	time64_t date_at;
 	u64 counters[SQUALL_COUNTERS];
 };
 
@@ -136,6 +143,7 @@ void squall_assert_spin_locked(spinlock_t *lock);
 void squall_kfree_rcu(struct rcu_head *head, void *object);
 bool squall_in_softirq(void);
 unsigned long squall_jiffies(void);
+void squall_date(u8 *date);
 void squall_timer_setup(struct timer_list *timer,
 			void (*fn)(struct timer_list *timer));
 void squall_work_setup(struct work_struct *work,

@@ -51,7 +51,10 @@ pub(crate) use self::{
         Run,
         Task, //
     },
-    time::Moment, //
+    time::{
+        date,
+        Moment, //
+    }, //
 };
 
 use self::stats::Counter;

@@ -7,7 +7,7 @@ import re
 
 from lib import ktap, netns, session, squall, vectors
 from lib.ktap import case, check, equal
-from lib.stage import ANSWER, CLIENT, REFUSAL, SERVER, Stage, offered_key, request_length, switching
+from lib.stage import ANSWER, CLIENT, DATE, REFUSAL, SERVER, Stage, offered_key, request_length, switching
 
 DEFAULT_REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -18,14 +18,14 @@ PROBE_OUT = (
     b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: probe\r\n\r\n"
 )
 # How ANSWER and REFUSAL reach the client, and what may be said of its connection.
-PROBED = ANSWER[:-2] + b"Via: 1.1 squall\r\n\r\n"
+PROBED = ANSWER[:-2] + b"Via: 1.1 squall\r\nDate: " + DATE + b"\r\n\r\n"
 ANSWERED = re.compile(
     b"(" + re.escape(ANSWER[:-2]) + b"|" + re.escape(REFUSAL[:-2]) + b")"
-    rb"Via: 1\.1 squall\r\n(?:Connection: ([a-z-]+)\r\n)?\r\n"
+    rb"Via: 1\.1 squall\r\nDate: " + DATE + rb"\r\n(?:Connection: ([a-z-]+)\r\n)?\r\n"
 )
 # A response of the module's own.
 OWN = re.compile(
-    rb"HTTP/1\.1 (?P<status>\d{3}) [A-Za-z ]+\r\nContent-Type: text/plain\r\nContent-Length: (?P<length>\d+)\r\n"
+    rb"HTTP/1\.1 (?P<status>\d{3}) [A-Za-z ]+\r\nDate: " + DATE + rb"\r\nContent-Type: text/plain\r\nContent-Length: (?P<length>\d+)\r\n"
     rb"(?P<switch>Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n)?"
     rb"(?P<close>Connection: close\r\n)?\r\n(?P<body>.*)",
     re.DOTALL,

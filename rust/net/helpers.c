@@ -7,6 +7,8 @@
 #include <linux/module.h>
 #include <linux/interrupt.h>
 #include <linux/percpu.h>
+#include <linux/timekeeping.h>
+#include <linux/time.h>
 
 #include "bindings.h"
 
@@ -146,6 +148,37 @@ bool squall_in_softirq(void)
 unsigned long squall_jiffies(void)
 {
 	return jiffies;
+}
+
+/*
+ * BH only: @date gets the present as an IMF-fixdate, SQUALL_DATE_LEN bytes, of
+ * which this CPU makes one per second at most.  RFC 9110 section 5.6.7.
+ */
+void squall_date(u8 *date)
+{
+	static const char days[][4] = {
+		"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat",
+	};
+	static const char months[][4] = {
+		"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+		"Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+	};
+	struct squall_cpu *c = this_cpu_ptr(&squall_cpu);
+	time64_t now = ktime_get_real_seconds();
+
+	if (now != c->date_at || !*c->date) {
+		struct tm tm;
+
+		time64_to_tm(now, 0, &tm);
+		/* A year has four digits up to the end of the calendar. */
+		scnprintf(c->date, sizeof(c->date),
+			  "%s, %02d %s %04ld %02d:%02d:%02d GMT",
+			  days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon],
+			  min(tm.tm_year + 1900L, 9999L), tm.tm_hour,
+			  tm.tm_min, tm.tm_sec);
+		c->date_at = now;
+	}
+	memcpy(date, c->date, SQUALL_DATE_LEN);
 }
 
 void squall_timer_setup(struct timer_list *timer,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Points in time and spans of time, counted in jiffies.
+//! Points in time and spans of time, counted in jiffies, and the time of day.
 
 use super::bindings;
 
@@ -50,4 +50,12 @@ impl Moment {
     pub(super) const fn jiffies(self) -> usize {
         self.0
     }
+}
+
+/// Returns the time of day as the field Date has it. Softirq. RFC 9110 section 5.6.7.
+pub(crate) fn date() -> [u8; bindings::SQUALL_DATE_LEN as usize] {
+    let mut date = [0; bindings::SQUALL_DATE_LEN as usize];
+    // SAFETY: Softirq, and the place has that length.
+    unsafe { bindings::squall_date(date.as_mut_ptr()) };
+    date
 }

@@ -31,7 +31,7 @@ pub struct Options {
     pub upgrade: bool,
     /// The field lines that an option names and that may be named: they end at this gateway.
     pub nominated: FieldSet,
-    /// There is an option of another name, which may be that of a trailer field too.
+    /// There is an option of another name, but TE, which may be that of a trailer field too.
     pub others: bool,
 }
 
@@ -81,6 +81,8 @@ impl Options {
             self.close = true;
         } else if option.eq_ignore_case(src, b"upgrade") {
             self.upgrade = true;
+        } else if option.eq_ignore_case(src, b"te") {
+            // It has to be named where there is a TE field, and is never in a trailer section.
         } else {
             self.others = true;
             for (place, field) in head.fields().iter().enumerate() {

@@ -105,6 +105,7 @@ known_fields! {
     ContentRange b"content-range",
     ContentType b"content-type",
     Cookie b"cookie",
+    Date b"date",
     Expect b"expect",
     Forwarded b"forwarded",
     Host b"host",

@@ -55,6 +55,9 @@ pub const FORWARD: Forward<'static> = Forward {
     forwarded: false,
 };
 
+/// The time that it is.
+pub const DATE: &encode::Date = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
 /// Most bytes that the `raw` or `request` of one vector may have.
 pub const MAX_RAW: usize = 32768;
 
@@ -152,7 +155,7 @@ pub fn replay(
         "error" => {
             let status = vector.value("status")?.parse().ok()?;
             let close = vector.has("close");
-            return encode::error(status, close, vector.has("head"), out).ok();
+            return encode::error(status, close, vector.has("head"), DATE, out).ok();
         }
         "chunk" => return encode::chunk_head(vector.value("size")?.parse().ok()?, out).ok(),
         _ => {}
@@ -353,7 +356,14 @@ impl Replay<'_> {
                 keep(delivery.keep_alive),
             )?;
             if response.kind != ResponseKind::Interim || asked.version == Version::Http11 {
-                encode::response(self.head, &response, &self.src, &delivery, self.out)?;
+                encode::response(
+                    self.head,
+                    &response,
+                    &self.src,
+                    &delivery,
+                    || *DATE,
+                    self.out,
+                )?;
             }
             self.src.consume(usize::from(self.head.len));
             match response.kind {

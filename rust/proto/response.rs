@@ -72,6 +72,8 @@ pub struct Response {
     pub upgrade_option: bool,
     /// A trailer section may be passed on: no connection option can name a field of it. RFC 9110 section 7.6.1.
     pub trailers: bool,
+    /// There is a Date field.
+    pub dated: bool,
     /// The fields that are copied to the client as they are.
     pub forward: FieldSet,
 }
@@ -85,13 +87,17 @@ impl Response {
     ) -> Result<Response, Error> {
         let mut content_length = Occurrence::Absent;
         let mut transfer_encoding = Occurrence::Absent;
+        let mut dated = false;
         let mut forward = FieldSet::EMPTY;
         for (place, field) in head.fields().iter().enumerate() {
             match field.known {
                 KnownField::ContentLength => content_length.add(field.value),
                 KnownField::TransferEncoding => transfer_encoding.add(field.value),
                 known if known.is_hop_by_hop() => {}
-                _ => forward.insert(place),
+                known => {
+                    dated |= known == KnownField::Date;
+                    forward.insert(place);
+                }
             }
         }
         let options = Options::from_head(head, src)?;
@@ -121,6 +127,7 @@ impl Response {
                 && framing != BodyFraming::UntilClose,
             upgrade_option: options.upgrade,
             trailers: !options.others,
+            dated,
             forward: forward.without(options.nominated),
         })
     }

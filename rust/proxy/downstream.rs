@@ -55,6 +55,7 @@ use super::{
 };
 use crate::{
     net::{
+        date,
         stats::{
             self,
             Counter, //
@@ -500,7 +501,7 @@ impl Downstream {
 
     fn send_error(&self, io: &mut Io<'_>, status: u16, close: bool, head_method: bool) -> bool {
         let mut bytes = OutQueue::new();
-        let sent = encode::error(status, close, head_method, &mut bytes).is_ok()
+        let sent = encode::error(status, close, head_method, &date(), &mut bytes).is_ok()
             && io.send(&mut bytes).is_ok();
         if sent {
             stats::inc(Counter::ErrorResponses);

@@ -46,6 +46,7 @@ use super::{
 };
 use crate::{
     net::{
+        date,
         sha1_base64,
         stats::{
             self,
@@ -394,7 +395,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     if wanted {
         let mut queue = OutQueue::new();
         queue.prepare(room);
-        encode::response(head, &response, &bytes, &delivery, &mut queue).map_err(|_| {
+        encode::response(head, &response, &bytes, &delivery, date, &mut queue).map_err(|_| {
             stats::inc(Counter::NoMemory);
             Failure::NoMemory
         })?;

@@ -4,6 +4,7 @@
 
 use crate::proto::field::{
     elements,
+    mimics_known,
     KnownField, //
 };
 use crate::proto::head::{
@@ -177,12 +178,25 @@ fn target<S: Source + ?Sized, K: Sink + ?Sized>(
     }
 }
 
+/// A point in time as the field Date has it, such as `Sun, 06 Nov 1994 08:49:37 GMT`. RFC 9110 section 5.6.7.
+pub type Date = [u8; 29];
+
+/// Writes the field Date. RFC 9110 section 6.6.1.
+fn date<K: Sink + ?Sized>(date: &Date, sink: &mut K) -> Result<(), Full> {
+    sink.put(b"Date: ")?;
+    sink.put(date)?;
+    sink.put(b"\r\n")
+}
+
 /// Writes the head of `response` for the client: also of an interim one and of an accepted 101.
+///
+/// `now` is asked if it is a final one without Date, which then gets the time at which it came here.
 pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
     response: &Response,
     src: &S,
     delivery: &Delivery,
+    now: impl FnOnce() -> Date,
     sink: &mut K,
 ) -> Result<(), Full> {
     sink.put(b"HTTP/1.1 ")?;
@@ -203,6 +217,9 @@ pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
                 (delivered, _) => framing(delivered, sink)?,
             }
             via(head.version, sink)?;
+            if !response.dated {
+                date(&now(), sink)?;
+            }
             if !delivery.keep_alive {
                 sink.put(CLOSE)?;
             } else if delivery.version == Version::Http10 {
@@ -320,7 +337,7 @@ pub fn trailers<S: Source + ?Sized, K: Sink + ?Sized>(
 ) -> Result<(), Full> {
     let mut allowed = FieldSet::EMPTY;
     for (place, field) in head.fields().iter().enumerate() {
-        if field.known == KnownField::Other {
+        if field.known == KnownField::Other && !mimics_known(field.name, src) {
             allowed.insert(place);
         }
     }
@@ -352,11 +369,12 @@ const REASONS: [(u16, &[u8]); 15] = [
 ///
 /// `status` is one that [`crate::proto::Error::status`] returns, or 403, 404, 408, 503, 504; another
 /// one is answered as 500. `close`: the connection is closed behind it, as it must be for a client of
-/// HTTP/1.0. `head_method`: the request's method was HEAD, so the body is left out.
+/// HTTP/1.0. `head_method`: the request's method was HEAD, so the body is left out. `now` is the Date.
 pub fn error<K: Sink + ?Sized>(
     status: u16,
     close: bool,
     head_method: bool,
+    now: &Date,
     sink: &mut K,
 ) -> Result<(), Full> {
     let (status, reason) = REASONS
@@ -371,7 +389,9 @@ pub fn error<K: Sink + ?Sized>(
     decimal(u64::from(status), sink)?;
     sink.put(b" ")?;
     sink.put(reason)?;
-    sink.put(b"\r\nContent-Type: text/plain\r\n")?;
+    sink.put(b"\r\n")?;
+    date(now, sink)?;
+    sink.put(b"Content-Type: text/plain\r\n")?;
     framing(BodyFraming::Length(length), sink)?;
     if status == 426 {
         // RFC 9110 section 15.5.22, RFC 6455 section 4.4.

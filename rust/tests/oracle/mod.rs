@@ -221,7 +221,7 @@ impl Options {
         !self
             .0
             .iter()
-            .all(|option| is_one_of(option, &["close", "keep-alive", "upgrade"]))
+            .all(|option| is_one_of(option, &["close", "keep-alive", "te", "upgrade"]))
     }
 
     /// Says whether a connection persists. RFC 9112 section 9.3.
@@ -277,6 +277,7 @@ const PROTECTED: &[&str] = &[
     "www-authenticate",
     "cookie",
     "set-cookie",
+    "date",
     "location",
     "origin",
     "range",
@@ -308,6 +309,7 @@ pub fn passed_on(trailers: &[Field]) -> Vec<Field> {
     trailers
         .iter()
         .filter(|(name, _)| !is_one_of(name, HOP_BY_HOP) && !is_one_of(name, PROTECTED))
+        .filter(|(name, _)| !mimics(name))
         .cloned()
         .collect()
 }

@@ -4,8 +4,12 @@
 
 use std::fmt::Debug;
 
+use squall::proto::h1::encode::Date;
 use squall::proto::head::Limits;
-use squall::replay::AllLimits;
+use squall::replay::{
+    AllLimits,
+    DATE, //
+};
 use squall::vectors::Arrival;
 
 use super::{
@@ -154,7 +158,12 @@ impl Check<'_> {
         self.origin(sent, received);
         let left = received.max_forwards.map(|left| left - 1);
         self.same("Max-Forwards", sent.max_forwards, left);
-        self.fields(&sent.forwarded, &received.forwarded, Some(received.minor));
+        self.fields(
+            &sent.forwarded,
+            &received.forwarded,
+            Some(received.minor),
+            None,
+        );
         self.nothing_else(&sent.fields, &sent.forwarded, WRITTEN);
     }
 
@@ -231,15 +240,20 @@ impl Check<'_> {
             Kind::Interim => None,
             _ => Some(received.minor),
         };
-        self.fields(&sent.forwarded, &received.forwarded, via);
+        let undated = values(&received.forwarded, "date").is_empty();
+        let date = (sent.kind == Kind::Final && undated).then_some(DATE);
+        self.fields(&sent.forwarded, &received.forwarded, via, date);
         self.nothing_else(&sent.fields, &sent.forwarded, &["content-length"]);
     }
 
-    /// The fields are the same, but for a Via behind them.
-    fn fields(&self, sent: &[Field], received: &[Field], minor: Option<u8>) {
+    /// The fields are the same, but for a Via and a Date behind them.
+    fn fields(&self, sent: &[Field], received: &[Field], via: Option<u8>, date: Option<&Date>) {
         let mut expected = received.to_vec();
-        if let Some(minor) = minor {
+        if let Some(minor) = via {
             expected.push((b"Via".to_vec(), format!("1.{minor} squall").into_bytes()));
+        }
+        if let Some(date) = date {
+            expected.push((b"Date".to_vec(), date.to_vec()));
         }
         self.same("a field", sent, &expected[..]);
     }
