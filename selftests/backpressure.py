@@ -57,7 +57,7 @@ def stalled(*senders):
     until(lambda: all(sender.sent for sender in senders), 10, "the first bytes sent")
     while True:
         before = [sender.sent for sender in senders]
-        time.sleep(ktap.seconds(1))
+        time.sleep(ktap.PACE)
         if [sender.sent for sender in senders] == before:
             return max(before)
 

@@ -93,7 +93,7 @@ def connections_max():
 @case("at net.squall.waiters_max a request is refused at once, and those that wait go on waiting")
 def waiters_max():
     # What waits is answered when its time is over, 502 or 504 as the attempt to connect ends first or not.
-    settings = squall.sysctl(waiters_max=2, queue_timeout_ms=3000 * ktap.TIME_FACTOR, connect_timeout_ms=60000)
+    settings = squall.sysctl(waiters_max=2, queue_timeout_ms=3000 * ktap.PACE, connect_timeout_ms=60000)
     with netns.Namespace("far", 1) as far, far.impaired("loss 100%", both=False), settings:
         with squall.Listener(f"{far.address}:9", connections=1, wait=False) as web, contextlib.ExitStack() as stack:
             clients = [stack.enter_context(web.connect()) for _ in range(5)]

@@ -94,13 +94,13 @@ def refused():
 @case("504 when the server accepts but never answers", limit=60)
 def silent():
     hang = lambda peer, _number: peer.read_rest()
-    with wire.RawServer(hang) as server, squall.sysctl(response_timeout_ms=1000 * ktap.TIME_FACTOR):
+    with wire.RawServer(hang) as server, squall.sysctl(response_timeout_ms=1000 * ktap.PACE):
         with squall.Listener(server) as web, web.connect() as client:
             start = time.monotonic()
             client.send(wire.request())
             equal(client.read_response()[0].status, 504, "status")
             took = time.monotonic() - start
-            check(0.9 <= took / ktap.TIME_FACTOR <= 5, f"504 after {took:.1f} s with a time limit of 1 s")
+            check(0.9 <= took / ktap.PACE <= 5, f"504 after {took:.1f} s with a time limit of 1 s")
 
 
 BAD_RESPONSES = (
@@ -248,7 +248,7 @@ def pipelined_unread():
 
     with wire.RawServer(wire.plain_handler(respond)) as server, squall.Listener(server) as web:
         with web.connect(rcvbuf=8192) as client:
-            client.sock.settimeout(ktap.seconds(3))
+            client.sock.settimeout(3 * ktap.PACE)
             sent = 0
             try:
                 while sent < 8 << 20:
@@ -264,17 +264,17 @@ def pipelined_unread():
 
 @case("a head that is never completed is answered with 408 and closed", limit=60)
 def slow_head():
-    with squall.sysctl(head_timeout_ms=1000 * ktap.TIME_FACTOR):
+    with squall.sysctl(head_timeout_ms=1000 * ktap.PACE):
         with squall.Listener(peers.shared(peers.node_app)) as web, web.connect() as client:
             start = time.monotonic()
             for byte in b"GET / HTTP/1.1\r\nHost: t\r\n":
                 try:
                     client.send(bytes([byte]))
-                    if select.select([client.sock], [], [], 0.25 * ktap.TIME_FACTOR)[0]:
+                    if select.select([client.sock], [], [], 0.25 * ktap.PACE)[0]:
                         break
                 except OSError:
                     break
-                if time.monotonic() - start > 5 * ktap.TIME_FACTOR:
+                if time.monotonic() - start > 5 * ktap.PACE:
                     raise AssertionError("a head may take longer than its time limit")
             try:
                 equal(client.read_head().status, 408, "status")

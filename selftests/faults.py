@@ -366,16 +366,6 @@ def unloaded():
     squall.load()
 
 
-@case("kmemleak finds nothing after all this", limit=60)
-def no_leaks():
-    squall.unload()
-    report = baseline.kmemleak()
-    if report is None:
-        raise ktap.Skip("this kernel has no kmemleak")
-    equal(report, "", "kmemleak's report")
-    squall.load()
-
-
 def no_injection():
     raise ktap.Skip("this kernel cannot fail allocations")
 

@@ -153,13 +153,13 @@ def closed_after(client, wanted, what):
     """The connection is closed without a byte after about `wanted` seconds."""
     start = time.monotonic()
     equal(client.read_rest(), b"", f"{what}: bytes before the close")
-    took = (time.monotonic() - start) / ktap.TIME_FACTOR
+    took = (time.monotonic() - start) / ktap.PACE
     check(0.8 * wanted <= took <= wanted + 3, f"{what}: closed after {took:.1f} s, the limit is {wanted} s")
 
 
 @case("time to the first byte, and between requests: closed without a response", limit=60)
 def idle():
-    unit = 1000 * ktap.TIME_FACTOR
+    unit = 1000 * ktap.PACE
     with wire.RawServer(wire.plain_handler(echo)) as server, squall.Listener(server) as web:
         with squall.sysctl(first_byte_timeout_ms=unit, keepalive_timeout_ms=2 * unit):
             before = squall.module_stats()
@@ -181,15 +181,15 @@ def body_rate():
             head = peer.read_head()
             peer.send(wire.response(b"%d" % len(peer.read_body(head))))
 
-    unit = 1000 * ktap.TIME_FACTOR
-    limits = squall.sysctl(body_timeout_ms=unit, body_rate_min=1000 // ktap.TIME_FACTOR)
+    unit = 1000 * ktap.PACE
+    limits = squall.sysctl(body_timeout_ms=unit, body_rate_min=1000 // ktap.PACE)
     with wire.RawServer(serve) as server, squall.Listener(server) as web, limits:
         before = squall.module_stats()["body_rate_timeouts"]
         for piece, status in ((3000, 200), (20, 408)):
             with web.connect() as client:
                 # Ten pieces per unit of time: 30,000 bytes, or 200.
                 client.send(wire.request(method="POST", fields=[f"Content-Length: {25 * piece}"]))
-                client.sock.settimeout(0.1 * ktap.TIME_FACTOR)
+                client.sock.settimeout(0.1 * ktap.PACE)
                 for _ in range(25):
                     client.send(b"x" * piece)
                     try:
@@ -204,7 +204,7 @@ def body_rate():
 
 @case("the time in which a client waits for a 100 does not count against the rate of its body", limit=90)
 def body_rate_continue():
-    unit = ktap.TIME_FACTOR
+    unit = ktap.PACE
 
     def serve(peer, _number):
         head = peer.read_head()
@@ -227,10 +227,10 @@ def body_rate_continue():
 def slow_server():
     def serve(peer, _number):
         head = peer.read_head()
-        time.sleep(3 * ktap.TIME_FACTOR)
+        time.sleep(3 * ktap.PACE)
         peer.send(wire.response(b"%d" % len(peer.read_body(head))))
 
-    limits = squall.sysctl(body_timeout_ms=500 * ktap.TIME_FACTOR, body_rate_min=200_000)
+    limits = squall.sysctl(body_timeout_ms=500 * ktap.PACE, body_rate_min=200_000)
     with wire.RawServer(serve, rcvbuf=8192) as server, squall.Listener(server) as web, limits:
         with web.connect(timeout=30) as client:
             client.send(wire.request(method="POST", body=bytes(2_000_000)))

@@ -218,7 +218,8 @@ print(total, flush=True)
 
 @contextlib.contextmanager
 def copied_to(near):
-    """What the module's host sends to `near` is encapsulated, on a link without scatter-gather: only then does TCP copy it."""
+    """Enters `near`, to which what the module's host sends is encapsulated, on a link without scatter-gather: only then does
+    TCP copy it."""
     key = f"auth 'hmac(sha256)' 0x{'00' * 32} enc 'ecb(cipher_null)' ''"
     ends = f"src {near.gateway} dst {near.address}"
     state = f"xfrm state add {ends} proto esp spi 1 mode transport {key}"
@@ -227,10 +228,11 @@ def copied_to(near):
     except AssertionError as error:
         raise ktap.Skip("this kernel has no ESP") from error
     try:
-        near.run(f"ip {state}")
-        netns.shell(f"ip xfrm policy add {ends} dir out tmpl proto esp mode transport")
-        netns.shell(f"ethtool -K {near.name} sg off")
-        yield
+        with near:
+            near.run(f"ip {state}")
+            netns.shell(f"ip xfrm policy add {ends} dir out tmpl proto esp mode transport")
+            netns.shell(f"ethtool -K {near.name} sg off")
+            yield near
     finally:
         netns.shell("ip xfrm policy flush; ip xfrm state flush")
 
@@ -239,9 +241,9 @@ def copied_to(near):
 def task_fragment():
     # What TCP copies goes into the page fragment of the task, unless the socket is told to have its own. The task that was
     # interrupted while it copied goes on where it was: over what the module has put there, or behind the end.
-    duration = ktap.scaled(4, 20)
+    duration = ktap.scaled(4, 10)
     home = os.sched_getaffinity(0)
-    with netns.Namespace("near", 1) as near, copied_to(near):
+    with copied_to(netns.Namespace("near", 1)) as near:
         # Segments are received where the process runs; everything else of this test is on the other CPU.
         squall.write("/sys/class/net/near/queues/rx-0/rps_cpus", "2")
         os.sched_setaffinity(0, {0})
@@ -325,7 +327,7 @@ def no_ports():
     path = "/proc/sys/net/ipv4/ip_local_port_range"
     old = squall.read(path)
     hello = wire.plain_handler(lambda _head, _body: wire.response(b"hello"))
-    with wire.RawServer(hello) as server, squall.sysctl(queue_timeout_ms=500 * ktap.TIME_FACTOR, backoff_max_ms=200):
+    with wire.RawServer(hello) as server, squall.sysctl(queue_timeout_ms=500 * ktap.PACE, backoff_max_ms=200):
         held = []
         try:
             squall.write(path, "30000 30003")
@@ -483,7 +485,7 @@ def pieces():
         with ws.tunnel_server(lambda _peer, _number: hold.wait(), rcvbuf=4096) as server:
             with squall.Listener(server, host=near.gateway) as web:
                 with ws.open_tunnel(web, namespace=near, mss=88) as client:
-                    client.sock.settimeout(ktap.seconds(1))
+                    client.sock.settimeout(ktap.PACE)
                     with contextlib.suppress(socket.timeout):
                         client.send(bytes(offered))
                     held = squall.module_stats()["queued_bytes"]

@@ -14,9 +14,9 @@ from lib.ktap import case, check, equal, until
 FAILED = (502, 503, 504)
 # Time limits small enough for a test, and large enough for the debug kernel.
 QUICK = {
-    "connect_timeout_ms": 500 * ktap.TIME_FACTOR,
-    "response_timeout_ms": 1000 * ktap.TIME_FACTOR,
-    "queue_timeout_ms": 500 * ktap.TIME_FACTOR,
+    "connect_timeout_ms": 500 * ktap.PACE,
+    "response_timeout_ms": 1000 * ktap.PACE,
+    "queue_timeout_ms": 500 * ktap.PACE,
     "backoff_max_ms": 500,
 }
 
@@ -109,7 +109,7 @@ def vanishes():
             for _ in range(4):
                 start = time.monotonic()
                 check(get(web)[0] in FAILED, "status while the server is gone")
-                took = (time.monotonic() - start) / ktap.TIME_FACTOR
+                took = (time.monotonic() - start) / ktap.PACE
                 check(took < 4, f"answered after {took:.1f} s only")
             far.run("ip link set far up")
             recovers(web)

@@ -12,7 +12,7 @@ from lib import ktap, peers, session, squall
 from lib.ktap import case, check, equal
 
 SIZES = [0, 1, 125, 126, 127, 65535, 65536, 1 << 20, ktap.scaled(16 << 20, 4 << 20)]
-TUNNELS = ktap.scaled(1000, 200)
+TUNNELS = ktap.scaled(1000, 100)
 
 
 def dial(web, target="/", **options):
