@@ -57,6 +57,7 @@ static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
  * @rest: connections left over by the last pass, oldest first; work only
  * @work: BH work item that serves the two lists
  * @frags: page that small pieces are copied into, one right behind the other
+ * @spare: see squall_spare_take()
  * @date: the time @date_at as the field Date has it, "" at first
  * @date_at: seconds since the epoch
  * @counters: event counts, summed over CPUs by squall_count_sum()
@@ -66,9 +67,21 @@ struct squall_cpu {
 	struct llist_node *rest;
 	struct work_struct work;
 	struct page_frag_cache frags;
+	void *spare;
 	char date[SQUALL_DATE_LEN + 1];
 	time64_t date_at;
 	u64 counters[SQUALL_COUNTERS];
+};
+
+/**
+ * struct squall_socket - a struct socket without its wait queue
+ *
+ * TCP's send path wants a struct socket, for its flags.  The wait queue in it is
+ * that of who has the socket from a file; TCP knows it by sk->sk_wq only, and
+ * nobody waits for our sockets, so they share one.  It is as large as the rest.
+ */
+struct squall_socket {
+	unsigned long words[offsetofend(struct socket, ops) / sizeof(long)];
 };
 
 /**
@@ -141,7 +154,14 @@ bool squall_spin_trylock_bh(spinlock_t *lock);
 void squall_spin_unlock_bh(spinlock_t *lock);
 void squall_assert_spin_locked(spinlock_t *lock);
 void squall_kfree_rcu(struct rcu_head *head, void *object);
+int squall_conns_create(u32 size);
+void squall_conns_destroy(void);
+void *squall_conn_alloc(void);
+void squall_conn_free(void *conn);
 bool squall_in_softirq(void);
+void *squall_spare_take(void);
+void *squall_spare_keep(void *spare);
+void squall_spare_each(void (*fn)(void *spare));
 unsigned long squall_jiffies(void);
 void squall_date(u8 *date);
 void squall_timer_setup(struct timer_list *timer,
@@ -164,8 +184,9 @@ struct sock *squall_accept(struct sock *lsk);
 void squall_listen_setup(struct sock *sk, void *user_data, u32 rcvbuf,
 			 void (*data_ready)(struct sock *sk));
 void squall_listen_unhook(struct sock *sk);
-struct sock *squall_sk_create(struct net *net, int family, struct socket *sock);
-void squall_sk_attach(struct sock *sk, struct socket *sock);
+struct sock *squall_sk_create(struct net *net, int family,
+			      struct squall_socket *place);
+void squall_sk_attach(struct sock *sk, struct squall_socket *place);
 void squall_sk_hook(struct sock *sk, void *user_data,
 		    void (*data_ready)(struct sock *sk),
 		    void (*write_space)(struct sock *sk),

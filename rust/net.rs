@@ -22,6 +22,7 @@ pub(crate) mod lock;
 mod queue;
 mod rx;
 mod serve;
+mod spare;
 pub(crate) mod stats;
 pub(crate) mod sysctl;
 mod task;
@@ -143,7 +144,9 @@ impl<S: Session> Runtime<S> {
             })?;
             // IPv6 may be disabled; then connecting to a server of it fails.
             let _ = bindings::squall_prime(10);
-            to_result(bindings::squall_run_start(Some(serve_cpu::<S>)))?;
+            Conn::<S>::create_cache()?;
+            to_result(bindings::squall_run_start(Some(serve_cpu::<S>)))
+                .inspect_err(|_| bindings::squall_conns_destroy())?;
         }
         Ok(Runtime(PhantomData))
     }
@@ -164,6 +167,8 @@ impl<S: Session> Drop for Runtime<S> {
             bindings::synchronize_rcu();
             bindings::squall_run_stop();
             bindings::rcu_barrier();
+            bindings::squall_conns_destroy();
         }
+        Conn::<S>::drop_spares();
     }
 }

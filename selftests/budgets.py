@@ -90,6 +90,17 @@ def connections_max():
             equal(client.read_response()[1], b"hello", "response")
 
 
+@case("what the module keeps for a connection is no larger than 336 bytes, twelve to a page")
+def connection_size():
+    if ktap.SLOW:
+        raise ktap.Skip("locks and lists are larger on this kernel")
+    with open("/proc/slabinfo", encoding="ascii") as file:
+        sizes = [line.split() for line in file if line.startswith("squall_conn ")]
+    equal(len(sizes), 1, "caches of connections")
+    size, per_slab, pages = (int(sizes[0][field]) for field in (3, 4, 5))
+    check(size <= 336 and per_slab >= 12 * pages, f"{size} bytes, {per_slab} in {pages} pages")
+
+
 @case("at net.squall.waiters_max a request is refused at once, and those that wait go on waiting")
 def waiters_max():
     # What waits is answered when its time is over, 502 or 504 as the attempt to connect ends first or not.

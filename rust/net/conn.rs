@@ -40,12 +40,14 @@ use super::{
 };
 use core::{
     cell::UnsafeCell,
+    mem,
     ptr::{
         addr_of_mut,
         NonNull, //
     }, //
 };
 use kernel::{
+    ffi::c_void,
     prelude::*,
     sync::{
         aref::{
@@ -96,6 +98,8 @@ pub(crate) const SESSION: Events = 1 << 8;
 pub(crate) trait Session: Default + Send + Sized + 'static {
     /// What one connection may put into another's inbox, besides bytes and events.
     type Mail: Send + Unpin;
+    /// What connections need for a moment, and is kept for the next one, one on each CPU.
+    type Spare: Send + 'static;
     /// What accepts connections.
     type Owner: Clone + Send + Sync + 'static;
 
@@ -205,11 +209,29 @@ pub(crate) struct Conn<S: Session> {
     #[pin]
     pub(super) timer: Opaque<bindings::timer_list>,
     #[pin]
-    socket: Opaque<bindings::socket>,
+    socket: Opaque<bindings::squall_socket>,
+    /// Its place in the list of connections, and in that of what is freed after a grace period.
     #[pin]
     pub(super) registry: Opaque<bindings::list_head>,
-    #[pin]
-    rcu: Opaque<bindings::callback_head>,
+}
+
+/// Memory for a connection, given back unless it becomes one.
+struct Memory(NonNull<c_void>);
+
+impl Memory {
+    fn new() -> Result<Self> {
+        // SAFETY: The cache exists as long as the runtime does, and so as long as anything connects.
+        NonNull::new(unsafe { bindings::squall_conn_alloc() })
+            .map(Memory)
+            .ok_or(ENOMEM)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: From there, and not in use.
+        unsafe { bindings::squall_conn_free(self.0.as_ptr()) };
+    }
 }
 
 // SAFETY: `locked` is accessed under the socket's lock, `run` by the owner of `EV_SCHEDULED`, the
@@ -236,21 +258,34 @@ unsafe impl<S: Session> AlwaysRefCounted for Conn<S> {
 }
 
 impl<S: Session> Conn<S> {
+    /// Makes the cache from which connections are allocated. Process context, once.
+    pub(super) fn create_cache() -> Result {
+        const {
+            assert!(align_of::<Self>() <= align_of::<u64>());
+            assert!(size_of::<bindings::list_head>() == size_of::<bindings::callback_head>());
+        }
+        // SAFETY: Process context.
+        kernel::error::to_result(unsafe { bindings::squall_conns_create(size_of::<Self>() as u32) })
+    }
+
     /// Makes a connection around a socket that is not hooked yet.
     ///
-    /// `make` is called once there is memory, with the embedded `struct socket`, which is zeroed. It
+    /// `make` is called once there is memory, with the embedded socket, which is zeroed. It
     /// returns the socket with a reference that is taken over, the session and its hooks.
-    fn new(make: impl FnOnce(*mut bindings::socket) -> Result<Made<S>>) -> Result<ARef<Self>> {
-        let mut uninit = KBox::<Self>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?;
-        let place = uninit.as_mut_ptr();
-        // SAFETY: The place is ours. A zeroed `struct socket` is a valid one to begin with.
+    fn new(
+        make: impl FnOnce(*mut bindings::squall_socket) -> Result<Made<S>>,
+    ) -> Result<ARef<Self>> {
+        let memory = Memory::new()?;
+        let place = memory.0.as_ptr().cast::<Self>();
+        // SAFETY: The place is ours, and of the size by which `create_cache` made the cache. All zeros
+        // are a valid socket to begin with.
         let socket = unsafe {
             addr_of_mut!((*place).socket).write_bytes(0, 1);
             addr_of_mut!((*place).socket)
         };
         let (sk, session, hooks) = make(socket.cast())?;
         let inbox = new_bh_lock!(Inbox {
-            queue: OutQueue::new(),
+            queue: OutQueue::counted(),
             mail: None,
             waiter: None,
             dead: false,
@@ -287,13 +322,12 @@ impl<S: Session> Conn<S> {
             let timer = Opaque::cast_into(addr_of_mut!((*place).timer));
             bindings::squall_timer_setup(timer, Some(Self::timer_callback));
             addr_of_mut!((*place).registry).write_bytes(0, 1);
-            addr_of_mut!((*place).rcu).write_bytes(0, 1);
         }
-        // SAFETY: All fields are initialised.
-        let conn = unsafe { uninit.assume_init() };
+        let conn = memory.0.cast();
+        mem::forget(memory);
         super::acquire();
-        // SAFETY: A box is never null, and its count of one is now ours.
-        Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(KBox::into_raw(conn))) })
+        // SAFETY: All fields are initialised, and the count of one is now ours.
+        Ok(unsafe { ARef::from_raw(conn) })
     }
 
     /// Frees a connection nobody refers to.
@@ -303,12 +337,14 @@ impl<S: Session> Conn<S> {
     /// The last reference is gone.
     unsafe fn free(conn: *mut Self) {
         // SAFETY: We are alone with it. The socket is destroyed or was never hooked: its user data
-        // would be a reference. Readers under RCU may still look at the `struct socket`, which is
+        // would be a reference. Readers under RCU may still look at its `socket`, which is
         // plain memory that dropping does not change, until the grace period is over.
         unsafe {
             bindings::squall_sock_put((*conn).sk.as_ptr());
             core::ptr::drop_in_place(conn);
-            bindings::squall_kfree_rcu(Opaque::cast_into(addr_of_mut!((*conn).rcu)), conn.cast());
+            // On the list of connections it is not any more, and the entry is as large as a head.
+            let head = addr_of_mut!((*conn).registry).cast();
+            bindings::squall_kfree_rcu(head, conn.cast());
         }
         super::release();
     }

@@ -134,6 +134,33 @@ void squall_assert_spin_locked(spinlock_t *lock)
 	lockdep_assert_held(lock);
 }
 
+static struct kmem_cache *squall_conns;
+
+/* Init of the module.  A cache of their own packs connections by their size. */
+int squall_conns_create(u32 size)
+{
+	squall_conns = kmem_cache_create("squall_conn", size, 0, SLAB_NO_MERGE,
+					 NULL);
+	return squall_conns ? 0 : -ENOMEM;
+}
+
+/* Waits for those that squall_kfree_rcu() was given. */
+void squall_conns_destroy(void)
+{
+	kmem_cache_destroy(squall_conns);
+}
+
+void *squall_conn_alloc(void)
+{
+	return kmem_cache_alloc(squall_conns, SQUALL_GFP_ATOMIC);
+}
+
+/* One that never was in use. */
+void squall_conn_free(void *conn)
+{
+	kmem_cache_free(squall_conns, conn);
+}
+
 /* @head is a member of @object, which kfree() takes after a grace period. */
 void squall_kfree_rcu(struct rcu_head *head, void *object)
 {
@@ -143,6 +170,35 @@ void squall_kfree_rcu(struct rcu_head *head, void *object)
 bool squall_in_softirq(void)
 {
 	return in_serving_softirq();
+}
+
+/* Any context: what was kept on this CPU, which is the caller's then. */
+void *squall_spare_take(void)
+{
+	return this_cpu_xchg(squall_cpu.spare, NULL);
+}
+
+/*
+ * Any context: keeps @spare on this CPU; returns what was kept there before,
+ * which is the caller's then.
+ */
+void *squall_spare_keep(void *spare)
+{
+	return this_cpu_xchg(squall_cpu.spare, spare);
+}
+
+/* When nothing keeps anything any more: takes all. */
+void squall_spare_each(void (*fn)(void *spare))
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		void **spare = per_cpu_ptr(&squall_cpu.spare, cpu);
+
+		if (*spare)
+			fn(*spare);
+		*spare = NULL;
+	}
 }
 
 unsigned long squall_jiffies(void)

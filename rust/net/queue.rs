@@ -107,39 +107,38 @@ impl Drop for Fragment {
     }
 }
 
-/// Free bytes behind the last chunk, which this queue may fill.
+/// A first-in first-out queue of bytes. Every connection has one, so it is packed.
 ///
 /// # Invariants
 ///
-/// `at` points to `left` bytes that belong to nobody else, in the page of the queue's last chunk and
-/// directly behind its bytes.
-struct Spare {
-    at: NonNull<u8>,
-    left: usize,
-}
-
-// SAFETY: The memory is owned through the page reference of the last chunk.
-unsafe impl Send for Spare {}
-// SAFETY: Writing needs `&mut`.
-unsafe impl Sync for Spare {}
-
-/// A first-in first-out queue of bytes.
+/// `spare` points to `left` bytes that belong to nobody else, in the page of the last chunk and directly
+/// behind its bytes: room that this queue may fill.
 #[derive(Default)]
 pub(crate) struct OutQueue {
     /// The first chunk of a queue that was empty: a queue of one chunk needs no memory of its own.
     first: Option<Chunk>,
     /// What is behind it: `None` before `head`, `Some` from it on.
     chunks: KVec<Option<Chunk>>,
-    head: usize,
     bytes: usize,
-    spare: Option<Spare>,
+    spare: Option<NonNull<u8>>,
+    /// At most as many as there are chunks.
+    head: u32,
+    /// At most [`FRAGMENT_MAX`].
+    left: u16,
+    /// What is in here counts as queued: it is a connection's.
+    counted: bool,
 }
+
+const _: () = assert!(FRAGMENT_MAX <= u16::MAX as usize);
+
+// SAFETY: The spare room is owned through the page reference of the last chunk.
+unsafe impl Send for OutQueue {}
+// SAFETY: Writing needs `&mut`.
+unsafe impl Sync for OutQueue {}
 
 impl Drop for OutQueue {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            stats::sub(Counter::QueuedBytes, self.bytes as u64);
-        }
+        self.count_out(self.bytes);
     }
 }
 
@@ -159,9 +158,30 @@ impl OutQueue {
         Self {
             first: None,
             chunks: KVec::new(),
-            head: 0,
             bytes: 0,
             spare: None,
+            head: 0,
+            left: 0,
+            counted: false,
+        }
+    }
+
+    /// Returns the empty queue of a connection.
+    pub(super) const fn counted() -> Self {
+        let mut queue = Self::new();
+        queue.counted = true;
+        queue
+    }
+
+    fn count_in(&self, bytes: usize) {
+        if self.counted {
+            stats::add(Counter::QueuedBytes, bytes as u64);
+        }
+    }
+
+    fn count_out(&self, bytes: usize) {
+        if self.counted && bytes > 0 {
+            stats::sub(Counter::QueuedBytes, bytes as u64);
         }
     }
 
@@ -177,12 +197,16 @@ impl OutQueue {
 
     /// Says whether a writer that can wait should: `high` bytes or [`MAX_CHUNKS`] are reached.
     pub(crate) fn is_full(&self, high: usize) -> bool {
-        self.bytes >= high || self.chunks.len().saturating_sub(self.head) >= MAX_CHUNKS
+        self.bytes >= high || self.chunks.len().saturating_sub(self.head as usize) >= MAX_CHUNKS
     }
 
     /// Iterates over the chunks in order.
     fn live(&self) -> impl Iterator<Item = &Chunk> {
-        let behind = self.chunks.as_slice().get(self.head..).unwrap_or(&[]);
+        let behind = self
+            .chunks
+            .as_slice()
+            .get(self.head as usize..)
+            .unwrap_or(&[]);
         Iterator::chain(self.first.iter(), behind.iter().flatten())
     }
 
@@ -190,7 +214,11 @@ impl OutQueue {
     fn front(&mut self) -> Option<&mut Chunk> {
         match &mut self.first {
             Some(first) => Some(first),
-            None => self.chunks.as_mut_slice().get_mut(self.head)?.as_mut(),
+            None => self
+                .chunks
+                .as_mut_slice()
+                .get_mut(self.head as usize)?
+                .as_mut(),
         }
     }
 
@@ -199,7 +227,7 @@ impl OutQueue {
         if self.first.take().is_some() {
             return;
         }
-        if let Some(place) = self.chunks.as_mut_slice().get_mut(self.head) {
+        if let Some(place) = self.chunks.as_mut_slice().get_mut(self.head as usize) {
             *place = None;
             self.head += 1;
         }
@@ -236,9 +264,9 @@ impl OutQueue {
         mut len: usize,
     ) -> Result<(), NoMemory> {
         while len > 0 {
-            let room = match &self.spare {
-                Some(spare) if spare.left > 0 => spare.left,
-                _ => self.grow(len)?,
+            let room = match self.left {
+                0 => self.grow(len)?,
+                left => left as usize,
             };
             let now = len.min(room);
             // SAFETY: `now <= len`, so the bytes are among the caller's, and `from` ends up behind
@@ -271,18 +299,18 @@ impl OutQueue {
         let (Some(spare), Some(last)) = (&mut self.spare, last) else {
             return;
         };
-        let count = len.min(spare.left);
-        // SAFETY: By the invariant of `Spare` the `left >= count` bytes are ours alone, and the
-        // caller's are elsewhere.
-        unsafe { core::ptr::copy_nonoverlapping(from, spare.at.as_ptr(), count) };
-        // INVARIANT: Both move by the bytes that the chunk takes over. `count` is below 4 GiB, being
-        // the size of a fragment at most.
+        let count = len.min(self.left as usize);
+        // SAFETY: By the invariant the `left >= count` bytes are ours alone, and the caller's are
+        // elsewhere.
+        unsafe { core::ptr::copy_nonoverlapping(from, spare.as_ptr(), count) };
+        // INVARIANT: Both move by the bytes that the chunk takes over. `count` is the size of a fragment
+        // at most.
         // SAFETY: `count <= left`, so the result is in the same fragment or one behind its end.
-        spare.at = unsafe { spare.at.add(count) };
-        spare.left -= count;
+        *spare = unsafe { spare.add(count) };
+        self.left -= count as u16;
         last.len += count as u32;
         self.bytes += count;
-        stats::add(Counter::QueuedBytes, count as u64);
+        self.count_in(count);
     }
 
     /// Adds an empty chunk with spare room for `wanted` bytes or a part of them; returns the room.
@@ -300,7 +328,7 @@ impl OutQueue {
         };
         self.append(chunk)?;
         // INVARIANT: The fragment is `size` bytes at `at`, and the last chunk is empty and there.
-        self.spare = Some(Spare { at, left: size });
+        (self.spare, self.left) = (Some(at), size as u16);
         Ok(size)
     }
 
@@ -310,7 +338,8 @@ impl OutQueue {
             return Ok(());
         }
         // Descriptors already used up are at the front: close the gap instead of growing.
-        if self.head >= FIRST_CHUNKS && self.head >= self.chunks.len() / 2 {
+        let head = self.head as usize;
+        if head >= FIRST_CHUNKS && head >= self.chunks.len() / 2 {
             self.compact();
             return Ok(());
         }
@@ -321,8 +350,9 @@ impl OutQueue {
 
     /// Closes the gap that used-up descriptors leave at the front.
     fn compact(&mut self) {
-        self.chunks.as_mut_slice().rotate_left(self.head);
-        let left = self.chunks.len().saturating_sub(self.head);
+        let head = (self.head as usize).min(self.chunks.len());
+        self.chunks.as_mut_slice().rotate_left(head);
+        let left = self.chunks.len().saturating_sub(head);
         self.chunks.truncate(left);
         self.head = 0;
     }
@@ -338,8 +368,8 @@ impl OutQueue {
                 .map_err(|_| NoMemory)?;
         }
         self.bytes += len;
-        self.spare = None;
-        stats::add(Counter::QueuedBytes, len as u64);
+        self.left = 0;
+        self.count_in(len);
         Ok(())
     }
 
@@ -366,6 +396,8 @@ impl OutQueue {
         let count = other.live().count();
         if self.is_empty() {
             mem::swap(self, other);
+            mem::swap(&mut self.counted, &mut other.counted);
+            self.count_in(self.bytes);
             other.clear();
             return Ok(());
         }
@@ -383,14 +415,14 @@ impl OutQueue {
             }
         }
         // A sender may still append to the tail; the other queue's room came with its last chunk.
-        self.spare = other.spare.take();
+        (self.spare, self.left) = (other.spare.take(), mem::take(&mut other.left));
         other.clear();
         Ok(())
     }
 
     /// Drops everything behind the first `len` bytes.
     pub(super) fn truncate(&mut self, len: usize) {
-        stats::sub(Counter::QueuedBytes, self.bytes.saturating_sub(len) as u64);
+        self.count_out(self.bytes.saturating_sub(len));
         while self.bytes > len {
             let excess = self.bytes - len;
             let Some(last) = Self::last(&mut self.first, &mut self.chunks) else {
@@ -407,7 +439,7 @@ impl OutQueue {
                 }
             }
             // What was cut off may be in flight: it is not room to write to.
-            self.spare = None;
+            self.left = 0;
         }
     }
 
@@ -422,7 +454,9 @@ impl OutQueue {
 
     /// Drops everything, descriptors included.
     pub(crate) fn clear(&mut self) {
+        let counted = self.counted;
         *self = OutQueue::new();
+        self.counted = counted;
     }
 
     /// Describes the first bytes of the queue in `vecs`. They stay alive until [`Self::advance`].
@@ -445,7 +479,7 @@ impl OutQueue {
 
     /// Drops the first `count` bytes, which are no more than there are.
     pub(super) fn advance(&mut self, mut count: usize) {
-        stats::sub(Counter::QueuedBytes, count.min(self.bytes) as u64);
+        self.count_out(count.min(self.bytes));
         while let Some(chunk) = self.front() {
             let len = chunk.len as usize;
             if count < len {

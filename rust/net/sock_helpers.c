@@ -154,21 +154,33 @@ void squall_listen_unhook(struct sock *sk)
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
-static void socket_init(struct socket *sock, struct sock *sk)
+/* Nobody waits for a socket of ours. */
+static struct socket_wq idle_wq = {
+	.wait = __WAIT_QUEUE_HEAD_INITIALIZER(idle_wq.wait),
+};
+
+static struct socket *socket_init(struct squall_socket *place, struct sock *sk)
 {
+	struct socket *sock = (struct socket *)place;
+
+	/* The wait queue is the last member, and what is missing. */
+	static_assert(offsetof(struct socket, wq) >= sizeof(*place));
+	static_assert(sizeof(struct socket) ==
+		      offsetof(struct socket, wq) + sizeof(sock->wq));
 	sock->type = SOCK_STREAM;
 	sock->sk = sk;
 	sock->ops = sk->sk_family == PF_INET6 ? &inet6_stream_ops :
 						&inet_stream_ops;
-	init_waitqueue_head(&sock->wq.wait);
+	return sock;
 }
 
 /*
  * Softirq or process context, never sleeps: a TCP socket as inet_create() and
- * inet6_create() make it, with @sock, zeroed, in the place of the inode's
- * struct socket.  tcp_init_sock() dereferences sk_socket, so it comes first.
+ * inet6_create() make it, with @place, zeroed, for the inode's struct socket.
+ *  tcp_init_sock() dereferences sk_socket, so it comes first.
  */
-struct sock *squall_sk_create(struct net *net, int family, struct socket *sock)
+struct sock *squall_sk_create(struct net *net, int family,
+			      struct squall_socket *place)
 {
 	struct proto *prot = family == PF_INET6 ? &tcpv6_prot : &tcp_prot;
 	struct inet_sock *inet;
@@ -210,9 +222,8 @@ struct sock *squall_sk_create(struct net *net, int family, struct socket *sock)
 	}
 	sk->sk_allocation = GFP_ATOMIC;
 	sk->sk_use_task_frag = false;
-	socket_init(sock, sk);
-	WRITE_ONCE(sk->sk_socket, sock);
-	rcu_assign_pointer(sk->sk_wq, &sock->wq);
+	WRITE_ONCE(sk->sk_socket, socket_init(place, sk));
+	rcu_assign_pointer(sk->sk_wq, &idle_wq);
 	if (prot->init(sk)) {
 		sk->sk_socket = NULL;
 		sk_common_release(sk);
@@ -227,12 +238,13 @@ struct sock *squall_sk_create(struct net *net, int family, struct socket *sock)
  * An accepted child has no struct socket, and TCP's send path dereferences
  * one.  sock_graft() would ask for its inode.
  */
-void squall_sk_attach(struct sock *sk, struct socket *sock)
+void squall_sk_attach(struct sock *sk, struct squall_socket *place)
 {
-	socket_init(sock, sk);
+	struct socket *sock = socket_init(place, sk);
+
 	sock->state = SS_CONNECTED;
 	write_lock_bh(&sk->sk_callback_lock);
-	rcu_assign_pointer(sk->sk_wq, &sock->wq);
+	rcu_assign_pointer(sk->sk_wq, &idle_wq);
 	WRITE_ONCE(sk->sk_socket, sock);
 	write_unlock_bh(&sk->sk_callback_lock);
 }

@@ -80,6 +80,7 @@ static const unsigned int buf_lo = 65536, buf_hi = 64 << 20;
 static const unsigned int queue_lo = 4096, queue_hi = 16 << 20;
 static const unsigned int splice_lo = 64, splice_hi = 65536;
 static const unsigned int count_lo = 1, count_hi = 4 << 20;
+static const unsigned int pipelined_hi = U16_MAX;
 
 #define ENTRY(member, lo, hi)						\
 	{								\
@@ -124,7 +125,7 @@ static struct ctl_table squall_table[] = {
 	ENTRY(trailer_fields_max, none, fields_hi),
 	ENTRY(body_max_kib, none, any),
 	ENTRY(body_rate_min, none, any),
-	ENTRY(pipelined_max, count_lo, any),
+	ENTRY(pipelined_max, count_lo, pipelined_hi),
 	ENTRY(requests_max, count_lo, any),
 	ENTRY(rcvbuf, buf_lo, buf_hi),
 	ENTRY(queue_high, queue_lo, queue_hi),

@@ -3,17 +3,27 @@
 //! Points in time and spans of time, counted in jiffies, and the time of day.
 
 use super::bindings;
+use core::num::NonZeroUsize;
 
 /// A point in time. Comparable as long as two points are less than half of the counter's range apart.
+///
+/// The tick 0 is told as 1, so that there is a value for none: each connection keeps several of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Moment(usize);
+pub(crate) struct Moment(NonZeroUsize);
 
 impl Moment {
     /// Returns the present.
     #[inline]
     pub(crate) fn now() -> Moment {
         // SAFETY: Reading the clock has no preconditions.
-        Moment(unsafe { bindings::squall_jiffies() })
+        Moment::from_jiffies(unsafe { bindings::squall_jiffies() })
+    }
+
+    const fn from_jiffies(jiffies: usize) -> Moment {
+        match NonZeroUsize::new(jiffies) {
+            Some(jiffies) => Moment(jiffies),
+            None => Moment(NonZeroUsize::MIN),
+        }
     }
 
     /// Returns the point `ms` milliseconds later, rounded up to a tick.
@@ -26,12 +36,12 @@ impl Moment {
 
     /// Returns the point `ticks` jiffies later.
     pub(crate) const fn after_ticks(self, ticks: usize) -> Moment {
-        Moment(self.0.wrapping_add(ticks))
+        Moment::from_jiffies(self.jiffies().wrapping_add(ticks))
     }
 
     /// Says whether this point is before `other`.
     pub(crate) const fn is_before(self, other: Moment) -> bool {
-        (self.0.wrapping_sub(other.0) as isize) < 0
+        (self.jiffies().wrapping_sub(other.jiffies()) as isize) < 0
     }
 
     /// Returns the milliseconds from this point to `other`, rounded up; 0 if that is not later.
@@ -39,7 +49,7 @@ impl Moment {
         if !self.is_before(other) {
             return 0;
         }
-        let ticks = other.0.wrapping_sub(self.0) as u64;
+        let ticks = other.jiffies().wrapping_sub(self.jiffies()) as u64;
         let ms = ticks
             .saturating_mul(1000)
             .div_ceil(u64::from(bindings::SQUALL_HZ));
@@ -48,7 +58,7 @@ impl Moment {
 
     /// Returns the value for `mod_timer()`.
     pub(super) const fn jiffies(self) -> usize {
-        self.0
+        self.0.get()
     }
 }
 

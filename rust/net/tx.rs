@@ -46,10 +46,21 @@ pub(super) fn flush<S: Session>(conn: &Conn<S>, fin_sent: bool) -> Result<Flushe
         sent: 0,
         retry: false,
     };
+    let mut inbox = conn.inbox.lock();
     if fin_sent {
-        conn.inbox.lock().queue.clear();
+        inbox.queue.clear();
+    }
+    if inbox.queue.is_empty() {
         return Ok(flushed);
     }
+    drop(inbox);
+    send_queue(conn, &mut flushed)?;
+    Ok(flushed)
+}
+
+/// Hands a queue to TCP that is not empty.
+#[inline(never)] // Mostly there is nothing to send, and then no need to make room for the pieces.
+fn send_queue<S: Session>(conn: &Conn<S>, flushed: &mut Flushed) -> Result<(), i32> {
     let mut pieces = [bindings::bio_vec::default(); PIECES];
     loop {
         let filled = conn.inbox.lock().queue.fill(&mut pieces);
@@ -85,7 +96,7 @@ pub(super) fn flush<S: Session>(conn: &Conn<S>, fin_sent: bool) -> Result<Flushe
     if flushed.sent > 0 {
         stats::add(Counter::TxBytes, flushed.sent as u64);
     }
-    Ok(flushed)
+    Ok(())
 }
 
 /// Why TCP took nothing.

@@ -121,7 +121,7 @@ pub(crate) struct Downstream {
     /// Requests so far.
     requests: u32,
     /// Requests in a row that had come before the response to the one before was complete.
-    pipelined: u32,
+    pipelined: u16,
     reading: Option<KBox<Reading>>,
     exchange: Option<KBox<Exchange>>,
 }
@@ -260,7 +260,7 @@ impl Downstream {
             stats::inc(Counter::RequestsLimit);
             return false;
         }
-        if self.pipelined >= sysctl::pipelined_max() {
+        if u32::from(self.pipelined) >= sysctl::pipelined_max() {
             stats::inc(Counter::PipelinedLimit);
             return false;
         }
@@ -345,6 +345,7 @@ impl Downstream {
         checkout.pool().count_request();
         if let Some(reading) = self.reading.take() {
             io.consume(reading.len());
+            Reading::end(reading);
         }
         let conn = conn.clone();
         exchange.upstream = Some(checkout);

@@ -10,7 +10,10 @@
 
 use super::{
     body::Failure,
-    session::Io, //
+    session::{
+        Conn,
+        Io, //
+    }, //
 };
 use crate::{
     net::stats::{
@@ -87,6 +90,11 @@ impl Reading {
     /// Starts reading with a parser at its beginning.
     #[inline(never)]
     pub(crate) fn new(parser: HeadParser) -> Result<KBox<Reading>, Failure> {
+        if let Some(mut spare) = Conn::take_spare() {
+            spare.parser = parser;
+            spare.head.clear();
+            return Ok(spare);
+        }
         // Memory first, so that the head is made there and not on the stack.
         let place =
             KBox::<Reading>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).map_err(|_| no_memory())?;
@@ -98,6 +106,12 @@ impl Reading {
                 copy: None,
             },
         ))
+    }
+
+    /// Ends the reading. Its memory is kept for the next one on this CPU.
+    pub(crate) fn end(mut reading: KBox<Self>) {
+        reading.copy = None;
+        Conn::keep_spare(reading);
     }
 
     /// Says whether a byte of the head has been seen.

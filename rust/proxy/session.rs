@@ -8,6 +8,7 @@ use super::{
         Downstream, //
     },
     pool::Checkout,
+    reading::Reading,
     site::Site,
     tunnel::Tunnel,
     upstream::{
@@ -68,6 +69,7 @@ pub(crate) enum Mail {
 
 impl net::Session for Session {
     type Mail = Mail;
+    type Spare = Reading;
     type Owner = Arc<Site>;
 
     fn accepted(site: &Arc<Site>) -> (Self, &'static Hooks<Self>) {

@@ -403,6 +403,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         job.started = response.kind != ResponseKind::Interim;
     }
     io.consume(reading.len());
+    Reading::end(reading);
     Ok(outcome)
 }
 
