@@ -93,6 +93,8 @@ class Application:
     def __init__(self):
         self.wrong = []
         self.answered = 0
+        # Every sixth response ends its connection: unsaid, so that a request may meet the end, which then comes to nothing.
+        self.says_close = False
         self.server = wire.RawServer(self.serve, backlog=512)
 
     def serve(self, peer, _number):
@@ -121,13 +123,16 @@ class Application:
                 content = body
             else:
                 content = CONTENT[: int(target[1:])]
+            closes = self.answered % 6 == 0
+            fields = ["Connection: close"] if closes and self.says_close else []
             if target.endswith("chunked"):
                 parts = [content[at : at + 1500] for at in range(0, len(content), 1500)]
                 coded = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
-                peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + coded)
+                head = "\r\n".join(["HTTP/1.1 200 OK", "Transfer-Encoding: chunked", *fields])
+                peer.send(head.encode() + b"\r\n\r\n" + coded)
             else:
-                peer.send(wire.response(content))
-            if self.answered % 6 == 0:
+                peer.send(wire.response(content, fields=fields))
+            if closes:
                 return
 
     def tunnel(self, peer):
@@ -298,6 +303,7 @@ def under(phases):
             time.sleep(1)
             traffic.finish(application.wrong)
             check(refused > 0, "no_memory did not move: nothing failed")
+            application.says_close = True
             works_again(web)
         ended()
 
