@@ -5,11 +5,13 @@ JSON object per line, for each case and target.
 
   guest.py PEER [CASE]      all cases, or those whose name begins with CASE, for a machine whose time is counted in instructions
   guest.py --scaling        round trips with two of everything, on one and on both processors of a machine with two
+  guest.py --balance        which of the machine's processors do the work when packets are spread over all of them
 """
 
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,13 @@ PROGRAM = "/squall/bench/squall-bench"
 CONFIG = "/sys/kernel/config/squall"
 SERVER = "127.0.0.1:9000"
 PROXY = "127.0.0.1:8080"
+# Where there are more tunnels than one address has ports for: all take turns with several addresses, which follow each other.
+SPREAD = 4
+WIDE_SERVER = "127.0.0.1:9001"
+WIDE_SERVERS = [f"127.0.0.{number}:9001" for number in range(1, SPREAD + 1)]
+WIDE_PORTS = "10000 65535"
+DESCRIPTORS = 262144
+RPS = "/sys/class/net/lo/queues/rx-0/rps_cpus"
 LIMIT = 900
 
 # Each case with its name and arguments. The first of a boot warms everything up and is not reported.
@@ -42,6 +51,14 @@ SCALING = [
     ("rtt 16 x 64", ["--ops", "4000", "rtt", "--tunnels", "16", "--size", "64"]),
     ("rtt 128 x 64", ["--ops", "4000", "rtt", "--tunnels", "128", "--size", "64"]),
 ]
+# Cases of several stages: how many tunnels are open, by peer; and the neighbours of a tunnel.
+MANY = {
+    "squall": "1,16,128,1000,10000,50000",
+    "nginx": "1,16,128,1000,10000",
+    "haproxy": "1,16,128,1000,10000",
+}
+BESIDE = ["--warmup", "100", "--ops", "1000", "beside", "--idle", "10000"]
+BALANCE = ["--ops", "8000", "rtt", "--tunnels", "128", "--size", "64"]
 # The relay of the floor may lose what is sent right before a close.
 NO_CLOSING = {"sockmap": {"upgrades", "gets close"}}
 VERSIONS = {"nginx": ["nginx", "-v"], "haproxy": ["haproxy", "-v"]}
@@ -54,7 +71,7 @@ http {{
     client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder};
     scgi_temp_path {folder};
     map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-    upstream app {{ server {server}; keepalive 64; keepalive_requests 1000000000; }}
+    upstream app {{ {servers} keepalive 64; keepalive_requests 1000000000; }}
     server {{
         listen {proxy} backlog=4096;
         location / {{
@@ -85,7 +102,7 @@ frontend clients
     bind {proxy}
     default_backend app
 backend app
-    server app {server} pool-max-conn 64
+    {servers}
 """
 
 
@@ -93,7 +110,7 @@ class Running:
     """A process, or what else serves; told to be ready by a connection that works."""
 
     def __init__(self, command, address, log):
-        self.log = open(log, "wb")
+        self.log = open(log, "ab")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.address = address
 
@@ -115,19 +132,26 @@ def ready(address):
     raise SystemExit(f"nothing answers on {address}: {done.stderr.decode()}")
 
 
-def server(threads):
-    return Running([PROGRAM, "server", SERVER, "--threads", str(threads)], SERVER, "/run/server.log")
+def server(threads, address=SERVER):
+    return Running([PROGRAM, "server", address, "--threads", str(threads)], address, "/run/server.log")
 
 
-def nginx(folder, workers):
+def everywhere(address):
+    """The port of an address, on all addresses."""
+    return "0.0.0.0:" + address.rpartition(":")[2]
+
+
+def nginx(folder, workers, proxy, servers):
+    lines = " ".join(f"server {address};" for address in servers)
     with open(f"{folder}/nginx.conf", "w", encoding="ascii") as file:
-        file.write(NGINX.format(folder=folder, workers=workers, server=SERVER, proxy=PROXY))
+        file.write(NGINX.format(folder=folder, workers=workers, servers=lines, proxy=proxy))
     return Running(["nginx", "-c", f"{folder}/nginx.conf", "-e", "stderr"], PROXY, "/run/peer.log")
 
 
-def haproxy(folder, workers, options=""):
+def haproxy(folder, workers, proxy, servers, options=""):
+    lines = "\n    ".join(f"server app{number} {address} pool-max-conn 64" for number, address in enumerate(servers))
     with open(f"{folder}/haproxy.cfg", "w", encoding="ascii") as file:
-        file.write(HAPROXY.format(workers=workers, options=options, server=SERVER, proxy=PROXY))
+        file.write(HAPROXY.format(workers=workers, options=options, servers=lines, proxy=proxy))
     return Running(["haproxy", "-q", "-f", f"{folder}/haproxy.cfg"], PROXY, "/run/peer.log")
 
 
@@ -137,38 +161,40 @@ def write(path, value):
 
 
 class Squall:
-    """The module with one listener and one server."""
+    """The module with one listener, and its servers."""
 
     process = None
 
-    def __init__(self):
+    def __init__(self, proxy, servers):
         subprocess.run(["insmod", "/squall/squall.ko"], check=True)
-        os.makedirs(f"{CONFIG}/bench/all/app")
-        write(f"{CONFIG}/bench/all/app/connections", 64)
-        write(f"{CONFIG}/bench/all/app/address", SERVER)
-        write(f"{CONFIG}/bench/address", PROXY)
+        self.directories = [f"{CONFIG}/bench/all/app{number}" for number in range(len(servers))]
+        for directory, address in zip(self.directories, servers):
+            os.makedirs(directory)
+            write(f"{directory}/connections", 64)
+            write(f"{directory}/address", address)
+        write(f"{CONFIG}/bench/address", proxy)
         write(f"{CONFIG}/bench/enable", 1)
 
     def stop(self):
-        for directory in ("bench/all/app", "bench/all", "bench"):
-            os.rmdir(f"{CONFIG}/{directory}")
+        for directory in (*self.directories, f"{CONFIG}/bench/all", f"{CONFIG}/bench"):
+            os.rmdir(directory)
         subprocess.run(["rmmod", "squall"], check=True)
 
 
-def start(peer, folder, workers):
+def start(peer, folder, workers, proxy=PROXY, servers=(SERVER,)):
     """Starts a peer; none for the direct way."""
     if peer == "direct":
         return None
     if peer == "nginx":
-        running = nginx(folder, workers)
+        running = nginx(folder, workers, proxy, servers)
     elif peer == "haproxy":
-        running = haproxy(folder, workers)
+        running = haproxy(folder, workers, proxy, servers)
     elif peer == "haproxy-splice":
-        running = haproxy(folder, workers, "option splice-auto")
+        running = haproxy(folder, workers, proxy, servers, "option splice-auto")
     elif peer == "sockmap":
         running = Running([PROGRAM, "sockmap", PROXY, SERVER], PROXY, "/run/peer.log")
     else:
-        running = Squall()
+        running = Squall(proxy, servers)
     ready(PROXY)
     return running
 
@@ -259,6 +285,48 @@ def counted(peer, folder, only):
             time.sleep(5)
     if running:
         running.stop()
+    if peer in MANY and any(name.startswith(only) for name in ("many", "beside")):
+        wide(peer, folder, only)
+
+
+def staged(peer, target, address, only):
+    """The cases of several stages: many tunnels, and bad neighbours."""
+    spread = ["--spread", str(SPREAD)]
+    if "many".startswith(only):
+        result = load(address, ["many", "--tunnels", MANY[peer], *spread])
+        if "error" in result:
+            emit(peer=target, boot=peer, case="many", **result)
+        for stage in result.get("stages", ()):
+            name = f"many {stage['tunnels']}"
+            emit(peer=target, boot=peer, case=f"{name} opening", windows=stage["opening"])
+            for kind in ("few", "all"):
+                emit(peer=target, boot=peer, case=f"{name} {kind}", **stage[kind])
+        # What the resets of that many have left to do.
+        time.sleep(5)
+    if "beside".startswith(only):
+        result = load(address, [*BESIDE, *spread])
+        if "error" in result:
+            emit(peer=target, boot=peer, case="beside", **result)
+        for stage in result.get("stages", ()):
+            emit(peer=target, boot=peer, case=f"beside {stage.pop('beside')}", **stage)
+        time.sleep(5)
+
+
+def wide(peer, folder, only):
+    """The cases that need more than one address has ports for, on a server and a peer of their own."""
+    write("/proc/sys/net/ipv4/ip_local_port_range", WIDE_PORTS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    behind = server(1, everywhere(WIDE_SERVER))
+    ready(WIDE_SERVER)
+    # Every peer is compared with the direct way as it is in Squall's boot.
+    if peer == "squall":
+        load(WIDE_SERVER, WARM)
+        staged(peer, "direct", WIDE_SERVER, only)
+    running = start(peer, folder, 1, everywhere(PROXY), WIDE_SERVERS)
+    load(PROXY, WARM)
+    staged(peer, peer, PROXY, only)
+    running.stop()
+    behind.stop()
 
 
 def contended(address, arguments):
@@ -290,6 +358,35 @@ def scaling(peer, folder):
                 process.stop()
 
 
+def softirqs():
+    """By processor: how many softirqs for what was received there were, and how long all softirqs took (in 10 ms)."""
+    counts = re.search(r"NET_RX:(.*)", read("/proc/softirqs")).group(1).split()
+    times = re.findall(r"^cpu\d+ (.*)", read("/proc/stat"), re.MULTILINE)
+    return {"count": [int(count) for count in counts][: len(times)], "time": [int(line.split()[6]) for line in times]}
+
+
+def balance(peer, folder):
+    """Round trips while loopback's packets are spread over all processors, and while they are not: who does the softirqs."""
+    processors = os.cpu_count()
+    running = [server(processors), start(peer, folder, processors)]
+    address = PROXY if running[1] else SERVER
+    ready(address)
+    for name, mask in (("plain", 0), ("spread", (1 << processors) - 1)):
+        write(RPS, f"{mask:x}")
+        load(address, WARM)
+        before = softirqs()
+        result = load(address, [*BALANCE, "--threads", str(processors)])
+        after, shares = softirqs(), {}
+        for what in after:
+            grown = [new - old for new, old in zip(after[what], before[what])]
+            shares[what] = [100 * share / max(sum(grown), 1) for share in grown]
+        emit(peer=peer, case=f"balance {processors} {name}", shares=shares, **result)
+    write(RPS, "0")
+    for process in reversed(running):
+        if process:
+            process.stop()
+
+
 def main():
     with tempfile.TemporaryDirectory(prefix="bench.") as folder:
         # Workers that nginx starts as another user must be able to read the files.
@@ -297,12 +394,15 @@ def main():
         if sys.argv[1:2] == ["--scaling"]:
             for peer in ("direct", "nginx", "haproxy", "squall"):
                 scaling(peer, folder)
+        elif sys.argv[1:2] == ["--balance"]:
+            for peer in ("direct", "squall"):
+                balance(peer, folder)
         else:
             running = server(1)
             ready(SERVER)
             counted(sys.argv[1], folder, (sys.argv[2:] or [""])[0])
             running.stop()
-    sys.stderr.write(read("/run/server.log").replace("ready\n", "", 1))
+    sys.stderr.write(read("/run/server.log").replace("ready\n", ""))
 
 
 main()

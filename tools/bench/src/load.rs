@@ -2,7 +2,9 @@
 //! The load generator. Each case is a closed loop: whoever is waited for has work to do, so that one processor is never idle,
 //! and each is measured in windows that follow each other within one steady run.
 
+mod beside;
 mod looped;
+mod many;
 mod serial;
 
 use crate::meter::Window;
@@ -74,6 +76,24 @@ enum Case {
         #[arg(long, default_value_t = 0)]
         stalled: u64,
     },
+    /// Messages of 64 B, 16 under way at a time, while more and more tunnels are open.
+    Many {
+        /// Numbers of tunnels, growing.
+        #[arg(long, value_delimiter = ',', required = true)]
+        tunnels: Vec<usize>,
+        /// Addresses that the tunnels take turns with: the one given and those that follow it.
+        #[arg(long, default_value_t = 1)]
+        spread: u32,
+    },
+    /// Messages of 64 B in one tunnel, alone and beside others that are in the way.
+    Beside {
+        /// Idle tunnels, where they are the others.
+        #[arg(long)]
+        idle: usize,
+        /// Addresses that idle tunnels take turns with: the one given and those that follow it.
+        #[arg(long, default_value_t = 1)]
+        spread: u32,
+    },
 }
 
 /// The line that a case prints.
@@ -83,6 +103,12 @@ struct Line {
     /// Nanoseconds, half of the samples below it.
     #[serde(skip_serializing_if = "Option::is_none")]
     median_ns: Option<u64>,
+}
+
+/// The line of a case that is measured in several stages.
+#[derive(Serialize)]
+struct Stages<T> {
+    stages: Vec<T>,
 }
 
 /// How much a case does.
@@ -113,6 +139,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Case::Bulk { up: true } => serial::up(address, amount)?,
         Case::FirstByte => serial::first_byte(address, amount)?,
         Case::Hold { tunnels, stalled } => return serial::hold(address, *tunnels, *stalled),
+        Case::Many { tunnels, spread } => {
+            let stages = many::many(address, amount, *spread, tunnels)?;
+            println!("{}", serde_json::to_string(&Stages { stages })?);
+            return Ok(());
+        }
+        Case::Beside { idle, spread } => {
+            let stages = beside::beside(address, amount, *spread, *idle)?;
+            println!("{}", serde_json::to_string(&Stages { stages })?);
+            return Ok(());
+        }
     };
     println!("{}", serde_json::to_string(&line)?);
     Ok(())

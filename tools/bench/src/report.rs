@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The report: what the guests measured becomes rows of figures, a table, and what they say against the last result.
 
+mod stages;
+
 use crate::{chart, meter::Window};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -57,6 +59,16 @@ struct Line {
     slabs: BTreeMap<String, f64>,
     version: Option<String>,
     contended: Option<f64>,
+    segments: Option<f64>,
+    p99_ns: Option<u64>,
+    max_ns: Option<u64>,
+    ns: Option<u64>,
+    messages: Option<u64>,
+    bytes: Option<u64>,
+    resets: Option<u64>,
+    /// In percent, by what is shared; each processor's.
+    #[serde(default)]
+    shares: BTreeMap<String, Vec<f64>>,
 }
 
 /// One figure of every peer.
@@ -271,7 +283,14 @@ fn sections(measured: &Measured) -> Vec<Section> {
     });
     let added_heading = "Instructions of the whole system, added to the direct way (direct: all)";
     let memory_heading = "Memory per tunnel, bytes, added to the direct way (direct: all)";
-    vec![
+    for processors in stages::BALANCED {
+        for (name, kind) in [("", "plain"), (", packets spread over all", "spread")] {
+            let case = format!("balance {processors} {kind}");
+            let name = format!("round trip of 64 B, 128 tunnels, {processors} processors{name}");
+            scaling.push(row(&name, |peer| measured.rate("", peer, &case)));
+        }
+    }
+    let mut sections = vec![
         section(added_heading, false, COUNTED, added),
         section(
             "Per second, at 500 million instructions per second",
@@ -281,6 +300,9 @@ fn sections(measured: &Measured) -> Vec<Section> {
         ),
         section("Latency", false, HELD, vec![first]),
         section(memory_heading, false, HELD, memory),
+    ];
+    sections.extend(stages::sections(measured));
+    sections.extend([
         section(
             "Per second by the clock of this machine (noisy)",
             true,
@@ -293,7 +315,9 @@ fn sections(measured: &Measured) -> Vec<Section> {
             NOISY,
             vec![contended],
         ),
-    ]
+        stages::balance(measured),
+    ]);
+    sections
 }
 
 fn spread(measured: &Measured) -> (f64, String) {

@@ -13,11 +13,11 @@ use mio::{net::TcpStream, Events, Interest, Poll, Token};
 use std::{net::SocketAddr, sync::Barrier, thread, time::Duration};
 
 /// Nothing of a benchmark takes this long, unless it is stuck.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// What an event has led to.
-enum Step {
+pub enum Step {
     /// More has to arrive.
     Wait,
     /// An operation is done, and the next one begins on this connection.
@@ -27,20 +27,22 @@ enum Step {
 }
 
 /// What a connection does.
-trait Script {
+pub trait Script {
     /// What begins an operation.
     fn begin(&self) -> &[u8];
     /// Looks at what has arrived.
     fn ready(&self, conn: &mut Conn) -> Result<Step>;
 }
 
-struct Echo {
+/// A message that is echoed, again and again.
+pub struct Echo {
     frame: Vec<u8>,
     payload: Vec<u8>,
 }
 
 impl Echo {
-    fn new(size: usize) -> Self {
+    /// With a payload of `size` bytes.
+    pub fn new(size: usize) -> Self {
         let payload: Vec<u8> = (0..size).map(|byte| (byte * 7) as u8).collect();
         Self {
             frame: ws::frame(ws::BINARY, &payload, Some(KEY)),

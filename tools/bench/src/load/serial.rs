@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 /// Nothing of a benchmark takes this long, unless it is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
-const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+/// The masking key of every frame.
+pub const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A connection on which an opening handshake has been sent.
-fn offered(address: SocketAddr, path: &str) -> Result<TcpStream> {
+pub fn offered(address: SocketAddr, path: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
