@@ -54,10 +54,10 @@ SCALING = [
 # Cases of several stages: how many tunnels are open, by peer; and the neighbours of a tunnel.
 MANY = {
     "squall": "1,16,128,1000,10000,50000",
-    "nginx": "1,16,128,1000,10000",
-    "haproxy": "1,16,128,1000,10000",
+    "nginx": "1,16,128,1000",
+    "haproxy": "1,16,128,1000",
 }
-BESIDE = ["--warmup", "100", "--ops", "1000", "beside", "--idle", "10000"]
+BESIDE = ["--warmup", "50", "--ops", "500", "beside", "--idle", "10000"]
 BALANCE = ["--ops", "8000", "rtt", "--tunnels", "128", "--size", "64"]
 # The relay of the floor may lose what is sent right before a close.
 NO_CLOSING = {"sockmap": {"upgrades", "gets close"}}
@@ -365,14 +365,25 @@ def softirqs():
     return {"count": [int(count) for count in counts][: len(times)], "time": [int(line.split()[6]) for line in times]}
 
 
+def confine(processors, pid):
+    """Lets all threads of a process run on `processors` only; this one's children inherit what it has itself."""
+    os.sched_setaffinity(0, processors)
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(thread), processors)
+
+
 def balance(peer, folder):
-    """Round trips while loopback's packets are spread over all processors, and while they are not: who does the softirqs."""
+    """Round trips while loopback's packets are spread over all processors, and while they are not: who does the softirqs. In the
+    end with all processes on the first processor, so that only packets can bring work to the others."""
     processors = os.cpu_count()
     running = [server(processors), start(peer, folder, processors)]
     address = PROXY if running[1] else SERVER
     ready(address)
-    for name, mask in (("plain", 0), ("spread", (1 << processors) - 1)):
+    everyone = range(processors)
+    whole = (1 << processors) - 1
+    for name, mask, allowed in (("plain", 0, everyone), ("spread", whole, everyone), ("confined", 0, [0]), ("packets", whole, [0])):
         write(RPS, f"{mask:x}")
+        confine(allowed, running[0].process.pid)
         load(address, WARM)
         before = softirqs()
         result = load(address, [*BALANCE, "--threads", str(processors)])
@@ -382,6 +393,7 @@ def balance(peer, folder):
             shares[what] = [100 * share / max(sum(grown), 1) for share in grown]
         emit(peer=peer, case=f"balance {processors} {name}", shares=shares, **result)
     write(RPS, "0")
+    os.sched_setaffinity(0, everyone)
     for process in reversed(running):
         if process:
             process.stop()

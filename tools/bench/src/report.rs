@@ -284,9 +284,9 @@ fn sections(measured: &Measured) -> Vec<Section> {
     let added_heading = "Instructions of the whole system, added to the direct way (direct: all)";
     let memory_heading = "Memory per tunnel, bytes, added to the direct way (direct: all)";
     for processors in stages::BALANCED {
-        for (name, kind) in [("", "plain"), (", packets spread over all", "spread")] {
+        for (name, kind) in stages::BALANCES {
             let case = format!("balance {processors} {kind}");
-            let name = format!("round trip of 64 B, 128 tunnels, {processors} processors{name}");
+            let name = format!("round trip of 64 B, 128 tunnels, {processors} processors, {name}");
             scaling.push(row(&name, |peer| measured.rate("", peer, &case)));
         }
     }

@@ -18,6 +18,13 @@ const NEIGHBOURS: [(&str, &str); 6] = [
 ];
 /// Numbers of processors over which the balance is measured.
 pub const BALANCED: [usize; 2] = [2, 4];
+/// How they are used: as the report and as guest.py call it.
+pub const BALANCES: [(&str, &str); 4] = [
+    ("as it is", "plain"),
+    ("RPS", "spread"),
+    ("processes on one", "confined"),
+    ("processes on one, RPS", "packets"),
+];
 /// Who has which share is shown, and not compared.
 const NOT_COMPARED: f64 = 1e6;
 
@@ -157,7 +164,7 @@ pub fn sections(measured: &Measured) -> Vec<Section> {
 pub fn balance(measured: &Measured) -> Section {
     let mut rows = Vec::new();
     for processors in BALANCED {
-        for (name, kind) in [("not spread", "plain"), ("spread", "spread")] {
+        for (name, kind) in BALANCES {
             let case = format!("balance {processors} {kind}");
             for (what, key) in [("NET_RX softirqs", "count"), ("softirq time", "time")] {
                 for number in 0..processors {
@@ -230,11 +237,7 @@ mod tests {
         let line = r#"{"peer": "squall", "case": "balance 2 spread", "shares": {"count": [40.0, 60.0], "time": [50.0, 50.0]}}"#;
         let section = balance(&measured(&[line]));
         assert_eq!(
-            value(
-                &section,
-                "NET_RX softirqs, spread, processor 2 of 2",
-                "squall"
-            ),
+            value(&section, "NET_RX softirqs, RPS, processor 2 of 2", "squall"),
             60.0
         );
     }
