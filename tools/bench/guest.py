@@ -359,10 +359,16 @@ def scaling(peer, folder):
 
 
 def softirqs():
-    """By processor: how many softirqs for what was received there were, and how long all softirqs took (in 10 ms)."""
+    """By processor: how many softirqs for what was received there were, how many packets they had, and how long all softirqs took
+    (in 10 ms)."""
     counts = re.search(r"NET_RX:(.*)", read("/proc/softirqs")).group(1).split()
     times = re.findall(r"^cpu\d+ (.*)", read("/proc/stat"), re.MULTILINE)
-    return {"count": [int(count) for count in counts][: len(times)], "time": [int(line.split()[6]) for line in times]}
+    packets = [int(line.split()[0], 16) for line in read("/proc/net/softnet_stat").splitlines()]
+    return {
+        "count": [int(count) for count in counts][: len(times)],
+        "packets": packets[: len(times)],
+        "time": [int(line.split()[6]) for line in times],
+    }
 
 
 def confine(processors, pid):

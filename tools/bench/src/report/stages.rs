@@ -166,7 +166,11 @@ pub fn balance(measured: &Measured) -> Section {
     for processors in BALANCED {
         for (name, kind) in BALANCES {
             let case = format!("balance {processors} {kind}");
-            for (what, key) in [("NET_RX softirqs", "count"), ("softirq time", "time")] {
+            for (what, key) in [
+                ("NET_RX softirqs", "count"),
+                ("packets received", "packets"),
+                ("softirq time", "time"),
+            ] {
                 for number in 0..processors {
                     let name = format!("{what}, {name}, processor {} of {processors}", number + 1);
                     rows.push(row(&name, |peer| {
