@@ -159,6 +159,7 @@ void squall_conns_destroy(void);
 void *squall_conn_alloc(void);
 void squall_conn_free(void *conn);
 bool squall_in_softirq(void);
+u32 squall_hash(const u32 *words, u32 count, u32 seed);
 void *squall_spare_take(void);
 void *squall_spare_keep(void *spare);
 void squall_spare_each(void (*fn)(void *spare));

@@ -30,7 +30,10 @@ mod time;
 mod tx;
 
 pub(crate) use self::{
-    addr::SocketAddr,
+    addr::{
+        hash,
+        SocketAddr, //
+    },
     conn::{
         Conn,
         Events,

@@ -3,8 +3,8 @@
 //! The reverse proxy: what connections are for.
 //!
 //! - [`config`] is what `/sys/kernel/config/squall` shows and changes.
-//! - [`site`] is what a listener serves: its route, and the servers of that. [`network`] is a list of
-//!   networks, [`limits`] are those of messages.
+//! - [`site`] is what a listener serves, [`route`] are the servers for it and how one of them is chosen.
+//!   [`network`] is a list of networks, [`limits`] are those of messages.
 //! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.
 //! - [`upstream`] is the server's side, [`pool`] keeps a server's connections.
 //! - [`reading`] is a head on its way in, [`body`] forwards content in either direction.
@@ -25,6 +25,7 @@ mod limits;
 mod network;
 mod pool;
 mod reading;
+mod route;
 mod session;
 mod site;
 mod tunnel;

@@ -23,7 +23,11 @@ WRONG = [
         "::1:80", "[::1]", "[::g]:80", "localhost:80", "127.0.0.1:80 x", "1.2.3:80", "a" * 300)),
     *(("enable", value) for value in ("", "2", "-1", "yes please", "01x")),
     *(("all/s0/address", value) for value in ("", "nowhere", "127.0.0.1:0", "[::1]:99999")),
-    *(("all/s0/connections", value) for value in ("", "-1", "many", "4294967296", "0x", "1 2")),
+    *(("all/s0/connections", value) for value in ("", "-1", "many", "4294967296", "0x", "1 2", "4097")),
+    *(("all/s0/connections_max", value) for value in ("", "0", "-1", "65537", "1 2")),
+    *(("all/s0/weight", value) for value in ("", "-1", "257", "half")),
+    *(("all/s0/backup", value) for value in ("", "2", "yes")),
+    *(("all/balance", value) for value in ("", "random", "round-robin least-connections", "ROUND-ROBIN")),
 ]
 WRONG_SYSCTL = [("head_timeout_ms", "0"), ("head_timeout_ms", "-5"), ("head_max", "10"), ("head_max", "99999999"),
                 ("rcvbuf", "1"), ("queue_high", "abc"), ("backoff_min_ms", "4294967296")]
@@ -52,7 +56,9 @@ def wrong_values():
 def read_back():
     with squall.Listener("127.0.0.1:9", enable=False) as web:
         for name, value in (("address", "0.0.0.0:8080"), ("address", "[::]:8080"), ("address", "[fd00::1]:1"),
-                            ("all/s0/address", "10.0.0.2:9000"), ("all/s0/connections", "16"), ("enable", "0")):
+                            ("all/s0/address", "10.0.0.2:9000"), ("all/s0/connections", "16"), ("all/s0/connections_max", "65536"),
+                            ("all/s0/weight", "256"), ("all/s0/backup", "1"), ("all/balance", "least-connections"),
+                            ("all/balance", "address-hash"), ("all/balance", "round-robin"), ("enable", "0")):
             squall.write(f"{web.directory}/{name}", value)
             equal(squall.read(f"{web.directory}/{name}"), value, name)
 

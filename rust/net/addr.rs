@@ -95,6 +95,22 @@ impl SocketAddr {
     }
 }
 
+/// Returns a hash of a server's address and a client's, spread over all 32 bits.
+pub(crate) fn hash(server: &SocketAddr, client: IpAddr) -> u32 {
+    let seed = hash_of(server.addr.ip(), u32::from(server.addr.port()));
+    hash_of(client, seed)
+}
+
+fn hash_of(addr: IpAddr, seed: u32) -> u32 {
+    let bits = match addr {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let words = [bits, bits >> 32, bits >> 64, bits >> 96].map(|bits| bits as u32);
+    // SAFETY: That many words can be read.
+    unsafe { bindings::squall_hash(words.as_ptr(), words.len() as u32, seed) }
+}
+
 /// Returns the address of a connected socket's peer, an IPv4 address as such.
 pub(super) fn peer(sk: NonNull<bindings::sock>) -> IpAddr {
     let mut octets = [0u8; 16];

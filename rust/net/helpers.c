@@ -6,6 +6,7 @@
  */
 #include <linux/module.h>
 #include <linux/interrupt.h>
+#include <linux/jhash.h>
 #include <linux/percpu.h>
 #include <linux/timekeeping.h>
 #include <linux/time.h>
@@ -170,6 +171,12 @@ void squall_kfree_rcu(struct rcu_head *head, void *object)
 bool squall_in_softirq(void)
 {
 	return in_serving_softirq();
+}
+
+/* Any context.  The same in every boot, as who relies on it may expect. */
+u32 squall_hash(const u32 *words, u32 count, u32 seed)
+{
+	return jhash2(words, count, seed);
 }
 
 /* Any context: what was kept on this CPU, which is the caller's then. */

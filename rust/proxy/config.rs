@@ -5,8 +5,8 @@
 //! ```text
 //! squall/{stats,refused_requests,refused_responses}
 //! squall/<listener>/{address,enable,trusted,forwarded,stats}
-//! squall/<listener>/<route>/stats
-//! squall/<listener>/<route>/<server>/{address,connections,stats}
+//! squall/<listener>/<route>/{balance,stats}
+//! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,stats}
 //! ```
 //!
 //! A wrong value is refused with an errno, and with a line in the log that names it; what was
@@ -22,19 +22,15 @@ use super::{
         Networks,
         NETWORKS_MAX, //
     },
-    pool::{
-        self,
-        Pool,
-        CONNECTIONS_MAX, //
+    route::{
+        Balance,
+        Route, //
     },
     session::{
         broken,
         Session, //
     },
-    site::{
-        Route,
-        Site, //
-    }, //
+    site::Site, //
 };
 use crate::{
     net::{
@@ -66,14 +62,14 @@ use kernel::{
         Formatter, //
     },
     sync::{
-        aref::ARef,
         Arc,
         Mutex, //
     }, //
 };
 
-/// The connections a server has if nobody says otherwise.
-const CONNECTIONS: u32 = 4;
+mod server;
+
+use self::server::ServerDir;
 
 /// The root directory.
 pub(crate) struct Root {}
@@ -230,6 +226,7 @@ impl GroupOperations for ListenerDir {
             child: ServerDir,
             attributes: [
                 stats: 0,
+                balance: 1,
             ],
         };
         let route = Route::new()?;
@@ -416,21 +413,16 @@ impl GroupOperations for RouteDir {
                 address: 0,
                 connections: 1,
                 stats: 2,
+                connections_max: 3,
+                weight: 4,
+                backup: 5,
             ],
         };
-        let server_name = CString::try_from_fmt(fmt!("{}/{}", &*self.name, dir))?;
-        let route = self.made.route.clone();
+        let server = CString::try_from_fmt(fmt!("{}/{}", &*self.name, dir))?;
         Ok(configfs::Group::new(
             name(dir)?,
             attributes,
-            try_pin_init!(ServerDir {
-                name: server_name,
-                state <- new_mutex!(ServerState {
-                    route,
-                    connections: CONNECTIONS,
-                    pool: None,
-                }),
-            }),
+            ServerDir::new(server, self.made.route.clone()),
         ))
     }
 }
@@ -448,129 +440,31 @@ impl AttributeOperations<0> for RouteDir {
     }
 }
 
-/// The directory of a server.
-#[pin_data]
-pub(crate) struct ServerDir {
-    name: CString,
-    #[pin]
-    state: Mutex<ServerState>,
-}
-
-struct ServerState {
-    route: Arc<Route>,
-    connections: u32,
-    pool: Option<ARef<Pool>>,
-}
-
-impl ServerState {
-    /// Replaces the pool, or takes it away.
-    fn set_pool(&mut self, pool: Option<ARef<Pool>>) -> Result {
-        if let Some(pool) = &pool {
-            self.route
-                .add(pool.clone())
-                .inspect_err(|_| pool::stop(pool))?;
-        }
-        if let Some(old) = core::mem::replace(&mut self.pool, pool) {
-            self.route.remove(&old);
-            pool::stop(&old);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for ServerState {
-    fn drop(&mut self) {
-        // Without a new pool there is nothing that could fail.
-        let _ = self.set_pool(None);
-    }
-}
-
 #[vtable]
-impl AttributeOperations<0> for ServerDir {
-    type Data = ServerDir;
+impl AttributeOperations<1> for RouteDir {
+    type Data = RouteDir;
 
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let addr = dir.state.lock().pool.as_ref().map(|pool| *pool.addr());
-        show(page, |text| match addr {
-            Some(addr) => writeln!(text, "{}", addr.get()),
-            None => Ok(()),
-        })
+    fn show(dir: &RouteDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let balance = dir.made.route.balance(None);
+        show(page, |text| writeln!(text, "{}", balance.name()))
     }
 
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "address", page, why, err);
-        let addr = SocketAddr::parse(page).map_err(|err| {
-            refuse(
-                format_args!("not of the form a.b.c.d:port or [v6]:port"),
-                err,
-            )
-        })?;
-        let mut state = dir.state.lock();
-        let pool = pool::start(addr, state.connections)?;
-        state
-            .set_pool(Some(pool))
-            .map_err(|err| refuse(format_args!("the route has too many servers"), err))
-    }
-}
-
-#[vtable]
-impl AttributeOperations<1> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let connections = dir.state.lock().connections;
-        show(page, |text| writeln!(text, "{}", connections))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let connections = core::str::from_utf8(page.trim_ascii())
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .filter(|&connections| connections <= CONNECTIONS_MAX)
-            .ok_or_else(|| {
-                refuse(
-                    &dir.name,
-                    "connections",
-                    page,
-                    format_args!("not a number from 0 to {}", CONNECTIONS_MAX),
-                    EINVAL,
-                )
-            })?;
-        let mut state = dir.state.lock();
-        state.connections = connections;
-        if let Some(pool) = &state.pool {
-            pool::set_target(pool, connections);
-        }
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<2> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let Some(pool) = dir.state.lock().pool.clone() else {
-            return Ok(0);
+    fn store(dir: &RouteDir, page: &[u8]) -> Result {
+        let wanted = page.trim_ascii();
+        let known = Balance::ALL
+            .iter()
+            .find(|(_, name)| name.as_bytes() == wanted);
+        let Some((balance, _)) = known else {
+            let [(_, a), (_, b), (_, c)] = Balance::ALL;
+            return Err(refuse(
+                &dir.name,
+                "balance",
+                page,
+                format_args!("neither {a} nor {b} nor {c}"),
+                EINVAL,
+            ));
         };
-        let now = pool.snapshot();
-        let counts = &pool.counts;
-        let opened = counts.tunnels_opened.get();
-        let closed = counts.tunnels_closed.get();
-        show(page, |text| {
-            writeln!(text, "connected {}", now.idle.saturating_add(now.busy))?;
-            writeln!(text, "idle {}", now.idle)?;
-            writeln!(text, "busy {}", now.busy)?;
-            writeln!(text, "connecting {}", now.connecting)?;
-            writeln!(text, "waiting {}", now.waiting)?;
-            writeln!(text, "tunnels_open {}", opened.saturating_sub(closed))?;
-            writeln!(text, "failures {}", now.failures)?;
-            writeln!(text, "backoff_ms {}", now.backoff)?;
-            writeln!(text, "connects {}", counts.connects.get())?;
-            writeln!(text, "established {}", counts.connected.get())?;
-            writeln!(text, "connect_failed {}", counts.connect_failed.get())?;
-            writeln!(text, "requests {}", counts.requests.get())?;
-            writeln!(text, "tunnels {}", opened)
-        })
+        dir.made.route.balance(Some(*balance));
+        Ok(())
     }
 }

@@ -272,7 +272,7 @@ impl Downstream {
         self.state = State::Connection;
         // A connection that turns out to be closed leaves the pool, so this ends.
         for _ in 0..TRIES_MAX {
-            let Some(pool) = self.site.choose() else {
+            let Some(pool) = self.site.choose(|| io.peer()) else {
                 return self.answer(io, 503);
             };
             match pool::checkout(&pool, io.conn()) {

@@ -70,6 +70,9 @@ const SHORT_LIVED_MS: u32 = 1000;
 /// Largest value of `connections`.
 pub(crate) const CONNECTIONS_MAX: u32 = 4096;
 
+/// Largest value of `connections_max`.
+pub(crate) const MOST_MAX: u32 = 65536;
+
 /// A pool: a task that provisions connections.
 pub(crate) type Pool = Task<Server>;
 
@@ -101,6 +104,8 @@ struct Shared {
     connecting: u32,
     /// How many to keep.
     target: u32,
+    /// How many there may be when more are wanted.
+    most: u32,
     /// Downstream connections that want one, the first at `first_waiter`; `None` waits no more.
     waiters: KVec<Option<ARef<Conn>>>,
     first_waiter: usize,
@@ -113,6 +118,15 @@ struct Shared {
     /// No attempt before this.
     not_before: Option<Moment>,
     stopped: bool,
+}
+
+/// How many connections a pool has, those of tunnels aside.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    /// Kept ready: up to [`CONNECTIONS_MAX`], and not more than `most`.
+    pub(crate) connections: u32,
+    /// At most, while more are wanted than are ready: up to [`MOST_MAX`].
+    pub(crate) most: u32,
 }
 
 /// What a pool looks like at a moment, for its `stats` file.
@@ -205,7 +219,10 @@ impl Shared {
         let missing = self.target.saturating_sub(self.owned);
         let demand = (self.waiting as u32).saturating_sub(self.connecting);
         let most = if self.is_down() { 1 } else { CONNECTING_MAX };
-        cmp::max(missing, demand).min(most.saturating_sub(self.connecting))
+        let room = self.most.saturating_sub(self.owned);
+        cmp::max(missing, demand)
+            .min(room)
+            .min(most.saturating_sub(self.connecting))
     }
 
     /// Notes a failed attempt; returns the milliseconds to wait.
@@ -232,14 +249,15 @@ impl Shared {
 }
 
 /// Makes a pool, which begins to connect. Process context.
-pub(crate) fn start(addr: SocketAddr, connections: u32) -> Result<ARef<Pool>> {
+pub(crate) fn start(addr: SocketAddr, size: Size) -> Result<ARef<Pool>> {
     let pool = Task::new(try_pin_init!(Server {
         addr,
         shared <- new_bh_lock!(Shared {
             idle: KVec::new(),
             owned: 0,
             connecting: 0,
-            target: connections,
+            target: size.connections,
+            most: size.most,
             waiters: KVec::new(),
             first_waiter: 0,
             waiting: 0,
@@ -271,6 +289,22 @@ impl Server {
             failures: shared.failures,
             backoff: shared.backoff,
         }
+    }
+
+    /// Returns how much the server has to do: exchanges, requests that wait, and tunnels.
+    pub(crate) fn load(&self) -> u32 {
+        let shared = self.shared.lock();
+        let exchanges = shared.busy().saturating_add(shared.waiting as u32);
+        drop(shared);
+        exchanges.saturating_add(self.tunnels())
+    }
+
+    /// Returns how many tunnels are open.
+    fn tunnels(&self) -> u32 {
+        // The later one first, so that the difference is never negative.
+        let closed = self.counts.tunnels_closed.get();
+        let opened = self.counts.tunnels_opened.get();
+        u32::try_from(opened.saturating_sub(closed)).unwrap_or(u32::MAX)
     }
 
     /// Says whether the server is not known to be down.
@@ -452,9 +486,11 @@ pub(crate) fn closed(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
     }
 }
 
-/// Changes how many connections are kept.
-pub(crate) fn set_target(pool: &ARef<Pool>, connections: u32) {
-    pool.shared.lock().target = connections;
+/// Changes how many connections are kept, and how many there may be.
+pub(crate) fn resize(pool: &ARef<Pool>, size: Size) {
+    let mut shared = pool.shared.lock();
+    (shared.target, shared.most) = (size.connections, size.most);
+    drop(shared);
     pool.kick();
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a listener serves, as the data path sees it: a route and its servers.
+//! What a listener serves, as the data path sees it.
 //!
 //! Configuration changes it while connections use it: each request looks anew, and what it found it
 //! keeps to its end.
@@ -8,6 +8,7 @@
 use super::{
     network::Networks,
     pool::Pool,
+    route::Route,
     session::{
         Conn,
         REMOVED, //
@@ -42,9 +43,6 @@ use kernel::{
     }, //
 };
 
-/// Servers that a route may have.
-pub(crate) const SERVERS_MAX: usize = 64;
-
 /// What a listener serves.
 #[pin_data]
 pub(crate) struct Site {
@@ -74,98 +72,6 @@ pub(crate) struct Counts {
     pub(crate) refused: Tally,
     pub(crate) tunnels_opened: Tally,
     pub(crate) tunnels_closed: Tally,
-}
-
-/// A set of servers that answer the same requests.
-#[pin_data]
-pub(crate) struct Route {
-    #[pin]
-    servers: BhLock<Servers>,
-}
-
-#[derive(Default)]
-struct Servers {
-    pools: KVec<ARef<Pool>>,
-    next: usize,
-}
-
-impl Route {
-    /// Makes a route without servers.
-    pub(crate) fn new() -> Result<Arc<Route>> {
-        Arc::pin_init(
-            try_pin_init!(Route {
-                servers <- new_bh_lock!(Servers::default()),
-            }),
-            GFP_KERNEL,
-        )
-    }
-
-    /// Adds a server. Fails with `ENOSPC` if there are [`SERVERS_MAX`].
-    pub(crate) fn add(&self, pool: ARef<Pool>) -> Result {
-        // Memory is got before the lock is taken, where waiting for it is allowed.
-        let mut pools = KVec::with_capacity(SERVERS_MAX, GFP_KERNEL)?;
-        let mut servers = self.servers.lock();
-        if servers.pools.len() >= SERVERS_MAX {
-            return Err(ENOSPC);
-        }
-        for pool in &servers.pools {
-            pools
-                .push_within_capacity(pool.clone())
-                .map_err(|_| ENOSPC)?;
-        }
-        pools.push_within_capacity(pool).map_err(|_| ENOSPC)?;
-        core::mem::swap(&mut servers.pools, &mut pools);
-        Ok(())
-    }
-
-    /// Takes a server away.
-    pub(crate) fn remove(&self, pool: &Pool) {
-        let mut servers = self.servers.lock();
-        let found = servers
-            .pools
-            .as_slice()
-            .iter()
-            .position(|known| core::ptr::eq(&raw const **known, pool));
-        let removed = found.and_then(|place| servers.pools.remove(place).ok());
-        drop(servers);
-        drop(removed);
-    }
-
-    /// Returns how many servers there are, and how many of them are not known to be down.
-    pub(crate) fn count(&self) -> (usize, usize) {
-        let mut place = 0;
-        let mut up = 0;
-        loop {
-            let Some(pool) = self.servers.lock().pools.as_slice().get(place).cloned() else {
-                return (place, up);
-            };
-            place += 1;
-            up += usize::from(pool.is_up());
-        }
-    }
-
-    /// Chooses a server: the next in turn that is not known to be down, or else the next in turn.
-    fn choose(&self) -> Option<ARef<Pool>> {
-        let (count, first) = {
-            let mut servers = self.servers.lock();
-            let count = servers.pools.len();
-            let first = servers.next;
-            servers.next = first.wrapping_add(1);
-            (count, first)
-        };
-        let mut chosen = None;
-        for turn in 0..count {
-            let place = first.wrapping_add(turn).checked_rem(count)?;
-            let Some(pool) = self.servers.lock().pools.as_slice().get(place).cloned() else {
-                break;
-            };
-            if pool.is_up() {
-                return Some(pool);
-            }
-            chosen = chosen.or(Some(pool));
-        }
-        chosen
-    }
 }
 
 impl Site {
@@ -233,10 +139,10 @@ impl Site {
         self.removed.load(Acquire)
     }
 
-    /// Chooses a server for a request; `None` if there is none.
-    pub(crate) fn choose(&self) -> Option<ARef<Pool>> {
+    /// Chooses a server for a request of `client`; `None` if there is none.
+    pub(crate) fn choose(&self, client: impl FnOnce() -> IpAddr) -> Option<ARef<Pool>> {
         let route = self.route.lock().clone()?;
-        route.choose()
+        route.choose(client)
     }
 
     /// Notes an accepted connection.

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The directory of a server.
+//!
+//! Context: process; see [`super`].
+
+use super::{
+    refuse,
+    show,
+    switch, //
+};
+use crate::{
+    net::SocketAddr,
+    proxy::{
+        pool::{
+            self,
+            Pool,
+            Size,
+            CONNECTIONS_MAX,
+            MOST_MAX, //
+        },
+        route::{
+            Route,
+            Share,
+            WEIGHT_MAX, //
+        }, //
+    }, //
+};
+use core::fmt::{
+    self,
+    Write, //
+};
+use kernel::{
+    configfs::AttributeOperations,
+    new_mutex,
+    page::PAGE_SIZE,
+    prelude::*,
+    str::CString,
+    sync::{
+        aref::ARef,
+        Arc,
+        Mutex, //
+    }, //
+};
+
+/// How many connections a server has if nobody says otherwise.
+const SIZE: Size = Size {
+    connections: 4,
+    most: 1024,
+};
+
+/// The directory of a server.
+#[pin_data]
+pub(crate) struct ServerDir {
+    name: CString,
+    #[pin]
+    state: Mutex<ServerState>,
+}
+
+struct ServerState {
+    route: Arc<Route>,
+    size: Size,
+    share: Share,
+    pool: Option<ARef<Pool>>,
+}
+
+impl ServerDir {
+    /// Makes the directory `name` of a server of `route`.
+    pub(super) fn new(name: CString, route: Arc<Route>) -> impl PinInit<ServerDir, Error> {
+        try_pin_init!(ServerDir {
+            name,
+            state <- new_mutex!(ServerState {
+                route,
+                size: SIZE,
+                share: Share::default(),
+                pool: None,
+            }),
+        })
+    }
+
+    /// Refuses a value.
+    fn refuse(&self, attribute: &str, value: &[u8], why: fmt::Arguments<'_>) -> Error {
+        refuse(&self.name, attribute, value, why, EINVAL)
+    }
+}
+
+impl ServerState {
+    /// Replaces the pool, or takes it away.
+    fn set_pool(&mut self, pool: Option<ARef<Pool>>) -> Result {
+        if let Some(pool) = &pool {
+            self.route
+                .add(pool.clone(), self.share)
+                .inspect_err(|_| pool::stop(pool))?;
+        }
+        if let Some(old) = core::mem::replace(&mut self.pool, pool) {
+            self.route.remove(&old);
+            pool::stop(&old);
+        }
+        Ok(())
+    }
+}
+
+impl ServerState {
+    /// Tells the pool how large it is to be.
+    fn resize(&self) {
+        if let Some(pool) = &self.pool {
+            pool::resize(pool, self.size);
+        }
+    }
+
+    /// Tells the route what the server is to get.
+    fn reshare(&self) {
+        if let Some(pool) = &self.pool {
+            self.route.set_share(pool, self.share);
+        }
+    }
+}
+
+impl Drop for ServerState {
+    fn drop(&mut self) {
+        // Without a new pool there is nothing that could fail.
+        let _ = self.set_pool(None);
+    }
+}
+
+#[vtable]
+impl AttributeOperations<0> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let addr = dir.state.lock().pool.as_ref().map(|pool| *pool.addr());
+        show(page, |text| match addr {
+            Some(addr) => writeln!(text, "{}", addr.get()),
+            None => Ok(()),
+        })
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "address", page, why, err);
+        let addr = SocketAddr::parse(page).map_err(|err| {
+            refuse(
+                format_args!("not of the form a.b.c.d:port or [v6]:port"),
+                err,
+            )
+        })?;
+        let mut state = dir.state.lock();
+        let pool = pool::start(addr, state.size)?;
+        state
+            .set_pool(Some(pool))
+            .map_err(|err| refuse(format_args!("the route has too many servers"), err))
+    }
+}
+
+#[vtable]
+impl AttributeOperations<1> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let connections = dir.state.lock().size.connections;
+        show(page, |text| writeln!(text, "{}", connections))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let connections = number(page, CONNECTIONS_MAX).ok_or_else(|| {
+            dir.refuse(
+                "connections",
+                page,
+                format_args!("not a number from 0 to {CONNECTIONS_MAX}"),
+            )
+        })?;
+        let mut state = dir.state.lock();
+        if connections > state.size.most {
+            return Err(dir.refuse(
+                "connections",
+                page,
+                format_args!("connections_max is {}", state.size.most),
+            ));
+        }
+        state.size.connections = connections;
+        state.resize();
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<2> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let Some(pool) = dir.state.lock().pool.clone() else {
+            return Ok(0);
+        };
+        let now = pool.snapshot();
+        let counts = &pool.counts;
+        let opened = counts.tunnels_opened.get();
+        let closed = counts.tunnels_closed.get();
+        show(page, |text| {
+            writeln!(text, "connected {}", now.idle.saturating_add(now.busy))?;
+            writeln!(text, "idle {}", now.idle)?;
+            writeln!(text, "busy {}", now.busy)?;
+            writeln!(text, "connecting {}", now.connecting)?;
+            writeln!(text, "waiting {}", now.waiting)?;
+            writeln!(text, "tunnels_open {}", opened.saturating_sub(closed))?;
+            writeln!(text, "failures {}", now.failures)?;
+            writeln!(text, "backoff_ms {}", now.backoff)?;
+            writeln!(text, "connects {}", counts.connects.get())?;
+            writeln!(text, "established {}", counts.connected.get())?;
+            writeln!(text, "connect_failed {}", counts.connect_failed.get())?;
+            writeln!(text, "requests {}", counts.requests.get())?;
+            writeln!(text, "tunnels {}", opened)
+        })
+    }
+}
+
+#[vtable]
+impl AttributeOperations<3> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let most = dir.state.lock().size.most;
+        show(page, |text| writeln!(text, "{}", most))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let most = number(page, MOST_MAX)
+            .filter(|&most| most > 0)
+            .ok_or_else(|| {
+                dir.refuse(
+                    "connections_max",
+                    page,
+                    format_args!("not a number from 1 to {MOST_MAX}"),
+                )
+            })?;
+        let mut state = dir.state.lock();
+        if most < state.size.connections {
+            return Err(dir.refuse(
+                "connections_max",
+                page,
+                format_args!("connections is {}", state.size.connections),
+            ));
+        }
+        state.size.most = most;
+        state.resize();
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<4> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let weight = dir.state.lock().share.weight;
+        show(page, |text| writeln!(text, "{}", weight))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let weight = number(page, WEIGHT_MAX).ok_or_else(|| {
+            dir.refuse(
+                "weight",
+                page,
+                format_args!("not a number from 0 to {WEIGHT_MAX}"),
+            )
+        })?;
+        let mut state = dir.state.lock();
+        state.share.weight = weight;
+        state.reshare();
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<5> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let backup = dir.state.lock().share.backup;
+        show(page, |text| writeln!(text, "{}", u8::from(backup)))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let backup = switch(page)
+            .map_err(|_| dir.refuse("backup", page, format_args!("neither 0 nor 1")))?;
+        let mut state = dir.state.lock();
+        state.share.backup = backup;
+        state.reshare();
+        Ok(())
+    }
+}
+
+/// Reads a decimal number up to `most`.
+fn number(text: &[u8], most: u32) -> Option<u32> {
+    let text = core::str::from_utf8(text.trim_ascii()).ok()?;
+    text.parse().ok().filter(|&number| number <= most)
+}

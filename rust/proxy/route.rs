@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A route: servers that answer the same requests, and how one of them is chosen.
+//!
+//! A server with weight 0 gets nothing new. Backups are chosen from when no other server is up, and
+//! servers that are down when none is up at all, as then one answer is as good as another.
+//!
+//! Context: softirq for the choice, process for changes. The lock is a leaf, so what a pool knows
+//! under its own is asked for without it: a change in between may make the choice another one, but
+//! never none while there are servers that may be chosen.
+
+use super::pool::Pool;
+use crate::net::{
+    hash,
+    lock::{
+        new_bh_lock,
+        BhLock, //
+    }, //
+};
+use core::net::IpAddr;
+use kernel::{
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
+};
+
+/// Servers that a route may have.
+pub(crate) const SERVERS_MAX: usize = 64;
+
+/// Largest weight.
+pub(crate) const WEIGHT_MAX: u32 = 256;
+
+/// How a route chooses among its servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// In turn, each as often as its weight says, spread evenly.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest exchanges, waiting requests and tunnels for its weight.
+    LeastConnections,
+    /// One client address always the same server, as long as that is up; weights do not count.
+    AddressHash,
+}
+
+impl Balance {
+    /// All of them, with the names by which they are configured.
+    pub(crate) const ALL: [(Balance, &'static str); 3] = [
+        (Balance::RoundRobin, "round-robin"),
+        (Balance::LeastConnections, "least-connections"),
+        (Balance::AddressHash, "address-hash"),
+    ];
+
+    /// Returns its name.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(balance, _)| *balance == self)
+            .map_or("", |(_, name)| name)
+    }
+}
+
+/// What the choice knows of a server besides its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// How much it gets in comparison with others: 0, which is nothing, to [`WEIGHT_MAX`].
+    pub(crate) weight: u32,
+    /// It gets something only when no other server is up.
+    pub(crate) backup: bool,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share {
+            weight: 1,
+            backup: false,
+        }
+    }
+}
+
+/// A set of servers that answer the same requests.
+#[pin_data]
+pub(crate) struct Route {
+    #[pin]
+    servers: BhLock<Servers>,
+}
+
+#[derive(Default)]
+struct Servers {
+    entries: KVec<Entry>,
+    balance: Balance,
+    next: usize,
+}
+
+struct Entry {
+    pool: ARef<Pool>,
+    share: Share,
+    /// What the server is owed by the turns so far; less than all weights together.
+    owed: i64,
+}
+
+/// A set of places among the servers.
+#[derive(Clone, Copy, Default)]
+struct Places(u64);
+
+const _: () = assert!(SERVERS_MAX <= u64::BITS as usize);
+
+impl Places {
+    fn insert(&mut self, place: usize) {
+        self.0 |= 1u64.checked_shl(place as u32).unwrap_or(0);
+    }
+
+    fn contains(self, place: usize) -> bool {
+        self.0.checked_shr(place as u32).unwrap_or(0) & 1 != 0
+    }
+
+    /// Returns this set, or `other` if this one is empty.
+    fn or(self, other: Places) -> Places {
+        if self.0 == 0 {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+impl Servers {
+    fn position(&self, pool: &Pool) -> Option<usize> {
+        self.entries
+            .iter()
+            .position(|entry| core::ptr::eq(&raw const *entry.pool, pool))
+    }
+
+    /// Chooses by turns: who is owed most is next, and pays all others.
+    fn in_turn(&mut self, among: Places) -> Option<usize> {
+        let mut total = 0i64;
+        let mut best: Option<(usize, i64)> = None;
+        for (place, entry) in self.entries.iter_mut().enumerate() {
+            if !among.contains(place) {
+                continue;
+            }
+            let weight = i64::from(entry.share.weight);
+            entry.owed = entry.owed.saturating_add(weight);
+            total = weight.saturating_add(total);
+            if best.is_none_or(|(_, owed)| entry.owed > owed) {
+                best = Some((place, entry.owed));
+            }
+        }
+        let (place, owed) = best?;
+        self.entries.get_mut(place)?.owed = owed.saturating_sub(total);
+        Some(place)
+    }
+
+    /// Chooses who has least to do for its weight; among equals the next in turn.
+    fn least_loaded(&mut self, among: Places, loads: &[u32; SERVERS_MAX]) -> Option<usize> {
+        let count = self.entries.len();
+        let first = self.next;
+        self.next = first.wrapping_add(1);
+        let mut best: Option<(usize, u64, u64)> = None;
+        for turn in 0..count {
+            let place = first.wrapping_add(turn).checked_rem(count)?;
+            let (Some(entry), Some(load)) = (self.entries.get(place), loads.get(place)) else {
+                continue;
+            };
+            if !among.contains(place) {
+                continue;
+            }
+            // With this request; both factors have 32 bits at most.
+            let load = u64::from(*load).saturating_add(1);
+            let weight = u64::from(entry.share.weight);
+            let less = best.is_none_or(|(_, least, of)| {
+                load.saturating_mul(of) < least.saturating_mul(weight)
+            });
+            if less {
+                best = Some((place, load, weight));
+            }
+        }
+        best.map(|(place, ..)| place)
+    }
+
+    /// Chooses by the client's address: the server for which the two together hash highest, so that a
+    /// server that goes or comes moves no other server's clients.
+    fn hashed(&self, among: Places, client: IpAddr) -> Option<usize> {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| among.contains(*place))
+            .max_by_key(|(_, entry)| hash(entry.pool.addr(), client))
+            .map(|(place, _)| place)
+    }
+}
+
+impl Route {
+    /// Makes a route without servers.
+    pub(crate) fn new() -> Result<Arc<Route>> {
+        Arc::pin_init(
+            try_pin_init!(Route {
+                servers <- new_bh_lock!(Servers::default()),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Adds a server. Fails with `ENOSPC` if there are [`SERVERS_MAX`].
+    pub(crate) fn add(&self, pool: ARef<Pool>, share: Share) -> Result {
+        // Memory is got before the lock is taken, where waiting for it is allowed.
+        let mut entries = KVec::with_capacity(SERVERS_MAX, GFP_KERNEL)?;
+        let mut servers = self.servers.lock();
+        if servers.entries.len() >= SERVERS_MAX {
+            return Err(ENOSPC);
+        }
+        for entry in &servers.entries {
+            entries
+                .push_within_capacity(Entry {
+                    pool: entry.pool.clone(),
+                    share: entry.share,
+                    owed: entry.owed,
+                })
+                .map_err(|_| ENOSPC)?;
+        }
+        entries
+            .push_within_capacity(Entry {
+                pool,
+                share,
+                owed: 0,
+            })
+            .map_err(|_| ENOSPC)?;
+        core::mem::swap(&mut servers.entries, &mut entries);
+        drop(servers);
+        Ok(())
+    }
+
+    /// Takes a server away.
+    pub(crate) fn remove(&self, pool: &Pool) {
+        let mut servers = self.servers.lock();
+        let found = servers.position(pool);
+        let removed = found.and_then(|place| servers.entries.remove(place).ok());
+        drop(servers);
+        drop(removed);
+    }
+
+    /// Changes what a server gets.
+    pub(crate) fn set_share(&self, pool: &Pool, share: Share) {
+        let mut servers = self.servers.lock();
+        let found = servers.position(pool);
+        if let Some(entry) = found.and_then(|place| servers.entries.get_mut(place)) {
+            entry.share = share;
+            entry.owed = 0;
+        }
+    }
+
+    /// Returns how servers are chosen, after changing that if `change` is given.
+    pub(crate) fn balance(&self, change: Option<Balance>) -> Balance {
+        let mut servers = self.servers.lock();
+        servers.balance = change.unwrap_or(servers.balance);
+        servers.balance
+    }
+
+    fn at(&self, place: usize) -> Option<(ARef<Pool>, Share)> {
+        let servers = self.servers.lock();
+        let entry = servers.entries.get(place)?;
+        Some((entry.pool.clone(), entry.share))
+    }
+
+    /// Returns how many servers there are, and how many of them are not known to be down.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let mut place = 0;
+        let mut up = 0;
+        while let Some((pool, _)) = self.at(place) {
+            place += 1;
+            up += usize::from(pool.is_up());
+        }
+        (place, up)
+    }
+
+    /// Chooses a server for a request of `client`; `None` if there is none, or all have weight 0.
+    pub(crate) fn choose(&self, client: impl FnOnce() -> IpAddr) -> Option<ARef<Pool>> {
+        let servers = self.servers.lock();
+        match servers.entries.as_slice() {
+            [] => None,
+            [only] => (only.share.weight > 0).then(|| only.pool.clone()),
+            [..] => {
+                let (count, balance) = (servers.entries.len(), servers.balance);
+                drop(servers);
+                self.choose_among(count, balance, client())
+            }
+        }
+    }
+
+    /// Chooses one of several servers.
+    #[inline(never)] // Its stack frame is not that of routes with one server.
+    fn choose_among(&self, count: usize, balance: Balance, client: IpAddr) -> Option<ARef<Pool>> {
+        let (mut usual, mut backup, mut down) = Default::default();
+        let mut loads = [0; SERVERS_MAX];
+        for (place, load) in loads.iter_mut().enumerate().take(count) {
+            let Some((pool, share)) = self.at(place) else {
+                break;
+            };
+            if share.weight == 0 {
+                continue;
+            }
+            let set: &mut Places = match (pool.is_up(), share.backup) {
+                (true, false) => &mut usual,
+                (true, true) => &mut backup,
+                (false, _) => &mut down,
+            };
+            set.insert(place);
+            if balance == Balance::LeastConnections {
+                *load = pool.load();
+            }
+        }
+        let among = usual.or(backup).or(down);
+        let mut servers = self.servers.lock();
+        let place = match balance {
+            Balance::RoundRobin => servers.in_turn(among),
+            Balance::LeastConnections => servers.least_loaded(among, &loads),
+            Balance::AddressHash => servers.hashed(among, client),
+        };
+        let chosen = place.and_then(|place| servers.entries.get(place));
+        // Servers were taken away meanwhile.
+        let any = || servers.entries.iter().find(|entry| entry.share.weight > 0);
+        chosen.or_else(any).map(|entry| entry.pool.clone())
+    }
+}
