@@ -227,10 +227,10 @@ def body_rate_continue():
 def slow_server():
     def serve(peer, _number):
         head = peer.read_head()
-        time.sleep(3 * ktap.TIME_FACTOR)
+        time.sleep(2 * ktap.TIME_FACTOR)
         peer.send(wire.response(b"%d" % len(peer.read_body(head))))
 
-    limits = squall.sysctl(body_timeout_ms=500 * ktap.TIME_FACTOR, body_rate_min=200_000 // ktap.TIME_FACTOR)
+    limits = squall.sysctl(body_timeout_ms=400 * ktap.TIME_FACTOR, body_rate_min=200_000 // ktap.TIME_FACTOR)
     with wire.RawServer(serve, rcvbuf=8192) as server, squall.Listener(server) as web, limits:
         with web.connect(timeout=30) as client:
             client.send(wire.request(method="POST", body=bytes(2_000_000)))

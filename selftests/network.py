@@ -11,7 +11,7 @@ import time
 from lib import ktap, netns, session, sniff, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
-LENGTH = ktap.scaled(4 << 20, 3 << 17)
+LENGTH = ktap.scaled(4 << 20, 1 << 18)
 BODY = os.urandom(LENGTH)
 
 

@@ -170,7 +170,7 @@ time.sleep(float(sys.argv[2]))
 def no_sigpipe_behind_fin():
     # Only behind a FIN does a reset mean EPIPE to who sends, and so a signal to who happens to run; and only what waits for
     # the send buffer, not for what is unsent to become less, is tried again after a reset.
-    port, pause = wire.free_port(), ktap.seconds(1)
+    port, pause = wire.free_port(), ktap.PACE
     command = [sys.executable, "-c", SERVER, str(port), str(pause)]
     answer = ws.switching(wire.Head(ws.offer()[:-2]))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
@@ -465,7 +465,7 @@ def tiny_segments_pin_little():
             client.sock.settimeout(1)
             sent = 0
             try:
-                while sent < ktap.scaled(200_000, 8_000):
+                while sent < ktap.scaled(200_000, 4_000):
                     sent += client.sock.send(b"x")
             except socket.timeout:
                 pass

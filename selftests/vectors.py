@@ -35,8 +35,8 @@ OWN = re.compile(
 BYTEWISE_MAX = 2048
 # Every so many vectors of a file are sent in pieces; all are sent whole. At every place they are cut by the host's tests
 # and by KUnit.
-CUT_EVERY = ktap.scaled(3, 27)
-BYTEWISE_EVERY = ktap.scaled(1, 18)
+CUT_EVERY = ktap.scaled(3, 45)
+BYTEWISE_EVERY = ktap.scaled(1, 36)
 # After so many failures the rest of a file is not run: each may take some seconds.
 FAILURES_MAX = 8
 
