@@ -114,6 +114,14 @@ fn refuse(dir: &CStr, attribute: &str, value: &[u8], why: fmt::Arguments<'_>, er
     err
 }
 
+/// Reads the address that is written to the file `address` of `dir`.
+fn address(dir: &CStr, page: &[u8]) -> Result<SocketAddr> {
+    SocketAddr::parse(page).map_err(|err| {
+        let why = format_args!("not of the form a.b.c.d:port or [v6]:port");
+        refuse(dir, "address", page, why, err)
+    })
+}
+
 fn name(name: &CStr) -> Result<CString> {
     CString::try_from_fmt(fmt!("{}", name))
 }
@@ -262,16 +270,11 @@ impl AttributeOperations<0> for ListenerDir {
     }
 
     fn store(dir: &ListenerDir, page: &[u8]) -> Result {
-        let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "address", page, why, err);
-        let addr = SocketAddr::parse(page).map_err(|err| {
-            refuse(
-                format_args!("not of the form a.b.c.d:port or [v6]:port"),
-                err,
-            )
-        })?;
+        let addr = address(&dir.name, page)?;
         let mut state = dir.state.lock();
         if state.listener.is_some() {
-            return Err(refuse(format_args!("the listener is enabled"), EBUSY));
+            let why = format_args!("the listener is enabled");
+            return Err(refuse(&dir.name, "address", page, why, EBUSY));
         }
         state.addr = Some(addr);
         Ok(())

@@ -296,11 +296,11 @@ impl Server {
         let shared = self.shared.lock();
         let exchanges = shared.busy().saturating_add(shared.waiting as u32);
         drop(shared);
-        exchanges.saturating_add(self.tunnels())
+        exchanges.saturating_add(self.tunnels_open())
     }
 
     /// Returns how many tunnels are open.
-    fn tunnels(&self) -> u32 {
+    pub(crate) fn tunnels_open(&self) -> u32 {
         // The later one first, so that the difference is never negative.
         let closed = self.counts.tunnels_closed.get();
         let opened = self.counts.tunnels_opened.get();

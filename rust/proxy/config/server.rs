@@ -5,25 +5,23 @@
 //! Context: process; see [`super`].
 
 use super::{
+    address,
     refuse,
     show,
     switch, //
 };
-use crate::{
-    net::SocketAddr,
-    proxy::{
-        pool::{
-            self,
-            Pool,
-            Size,
-            CONNECTIONS_MAX,
-            MOST_MAX, //
-        },
-        route::{
-            Route,
-            Share,
-            WEIGHT_MAX, //
-        }, //
+use crate::proxy::{
+    pool::{
+        self,
+        Pool,
+        Size,
+        CONNECTIONS_MAX,
+        MOST_MAX, //
+    },
+    route::{
+        Route,
+        Share,
+        WEIGHT_MAX, //
     }, //
 };
 use core::fmt::{
@@ -98,9 +96,7 @@ impl ServerState {
         }
         Ok(())
     }
-}
 
-impl ServerState {
     /// Tells the pool how large it is to be.
     fn resize(&self) {
         if let Some(pool) = &self.pool {
@@ -136,18 +132,13 @@ impl AttributeOperations<0> for ServerDir {
     }
 
     fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "address", page, why, err);
-        let addr = SocketAddr::parse(page).map_err(|err| {
-            refuse(
-                format_args!("not of the form a.b.c.d:port or [v6]:port"),
-                err,
-            )
-        })?;
+        let addr = address(&dir.name, page)?;
         let mut state = dir.state.lock();
         let pool = pool::start(addr, state.size)?;
-        state
-            .set_pool(Some(pool))
-            .map_err(|err| refuse(format_args!("the route has too many servers"), err))
+        state.set_pool(Some(pool)).map_err(|err| {
+            let why = format_args!("the route has too many servers");
+            refuse(&dir.name, "address", page, why, err)
+        })
     }
 }
 
@@ -192,22 +183,20 @@ impl AttributeOperations<2> for ServerDir {
         };
         let now = pool.snapshot();
         let counts = &pool.counts;
-        let opened = counts.tunnels_opened.get();
-        let closed = counts.tunnels_closed.get();
         show(page, |text| {
             writeln!(text, "connected {}", now.idle.saturating_add(now.busy))?;
             writeln!(text, "idle {}", now.idle)?;
             writeln!(text, "busy {}", now.busy)?;
             writeln!(text, "connecting {}", now.connecting)?;
             writeln!(text, "waiting {}", now.waiting)?;
-            writeln!(text, "tunnels_open {}", opened.saturating_sub(closed))?;
+            writeln!(text, "tunnels_open {}", pool.tunnels_open())?;
             writeln!(text, "failures {}", now.failures)?;
             writeln!(text, "backoff_ms {}", now.backoff)?;
             writeln!(text, "connects {}", counts.connects.get())?;
             writeln!(text, "established {}", counts.connected.get())?;
             writeln!(text, "connect_failed {}", counts.connect_failed.get())?;
             writeln!(text, "requests {}", counts.requests.get())?;
-            writeln!(text, "tunnels {}", opened)
+            writeln!(text, "tunnels {}", counts.tunnels_opened.get())
         })
     }
 }
