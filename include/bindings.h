@@ -46,7 +46,7 @@ static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
  * Number of counters kept per CPU: those that rust/net/stats.rs names, and two
  * for each rule that a message can break.
  */
-#define SQUALL_COUNTERS 192
+#define SQUALL_COUNTERS 256
 
 /* Length of an IMF-fixdate, "Sun, 06 Nov 1994 08:49:37 GMT". */
 #define SQUALL_DATE_LEN 29
@@ -126,6 +126,7 @@ struct squall_sysctl {
 extern struct squall_sysctl squall_sysctl;
 int squall_sysctl_register(void);
 void squall_sysctl_unregister(void);
+bool squall_sysctl_range(const char *name, u32 *least, u32 *most);
 
 /* One contiguous run of an skb's bytes, see squall_skb_piece(). */
 struct squall_piece {

@@ -4,7 +4,8 @@
 //!
 //! - [`config`] is what `/sys/kernel/config/squall` shows and changes.
 //! - [`site`] is what a listener serves, [`route`] are the servers for it and how one of them is chosen.
-//!   [`network`] is a list of networks, [`limits`] are those of messages.
+//!   [`network`] is a list of networks, [`limits`] are those of messages, [`settings`] what a route
+//!   may set for itself.
 //! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.
 //! - [`upstream`] is the server's side, [`pool`] keeps a server's connections.
 //! - [`reading`] is a head on its way in, [`body`] forwards content in either direction.
@@ -27,6 +28,7 @@ mod pool;
 mod reading;
 mod route;
 mod session;
+mod settings;
 mod site;
 mod tunnel;
 mod upstream;

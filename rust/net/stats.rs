@@ -105,7 +105,7 @@ counters! {
 }
 
 /// The first counter that the user of this module numbers.
-const NUMBERED: usize = 64;
+const NUMBERED: usize = 128;
 
 /// How many counters the user of this module may number; see [`inc_numbered`].
 pub(crate) const NUMBERED_MAX: usize = bindings::SQUALL_COUNTERS as usize - NUMBERED;

@@ -136,6 +136,23 @@ static struct ctl_table squall_table[] = {
 	ENTRY(waiters_max, count_lo, count_hi),
 };
 
+/* The range of the entry @name; false if there is none. */
+bool squall_sysctl_range(const char *name, u32 *least, u32 *most)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(squall_table); i++) {
+		const struct ctl_table *entry = &squall_table[i];
+
+		if (strcmp(entry->procname, name))
+			continue;
+		*least = *(const unsigned int *)entry->extra1;
+		*most = *(const unsigned int *)entry->extra2;
+		return true;
+	}
+	return false;
+}
+
 static struct ctl_table_header *squall_header;
 
 int squall_sysctl_register(void)

@@ -84,6 +84,14 @@ values! {
     waiters_max;
 }
 
+/// Returns the least and the largest value of `net.squall.<name>`. Process context.
+pub(crate) fn range(name: &CStr) -> Option<(u32, u32)> {
+    let (mut least, mut most) = (0, 0);
+    // SAFETY: A string, and two places that may be written.
+    let found = unsafe { bindings::squall_sysctl_range(name.as_char_ptr(), &mut least, &mut most) };
+    found.then_some((least, most))
+}
+
 /// The registration of the table; removes it when dropped.
 pub(crate) struct Sysctl(());
 

@@ -10,7 +10,6 @@
 
 use super::{
     body::{
-        Body,
         Failure,
         Forwarded, //
     },
@@ -18,13 +17,9 @@ use super::{
     pool::{
         self,
         Answer,
-        Checkout,
-        Pool, //
+        Checkout, //
     },
-    reading::{
-        HeadBytes,
-        Reading, //
-    },
+    reading::Reading,
     session::{
         count_request_error,
         Io,
@@ -46,6 +41,7 @@ use super::{
         SWITCHED,
         WHOLE, //
     },
+    settings::Setting,
     site::Site,
     tunnel::{
         self,
@@ -74,30 +70,26 @@ use crate::{
             HeadParser,
             Progress, //
         },
-        head::Head,
-        message::{
-            BodyFraming,
-            Method, //
-        },
-        request::Request,
-        response::Asked,
-        ws::AwaitingAccept, //
+        message::BodyFraming,
+        response::Asked, //
     }, //
 };
 use kernel::{
     prelude::*,
-    str::Formatter,
-    sync::{
-        aref::ARef,
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 
 /// How often one request is sent, if connections turn out to be closed before they answer.
 const TRIES_MAX: u8 = 3;
 
-/// Room for an address as text.
-const ADDR_MAX: usize = 64;
+mod exchange;
+
+use self::exchange::{
+    encode,
+    judge,
+    may_repeat,
+    Exchange, //
+};
 
 /// What a downstream connection is waiting for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,25 +116,6 @@ pub(crate) struct Downstream {
     pipelined: u16,
     reading: Option<KBox<Reading>>,
     exchange: Option<KBox<Exchange>>,
-}
-
-/// A request on its way.
-struct Exchange {
-    request: Request,
-    asked: Asked,
-    awaiting: Option<KBox<AwaitingAccept>>,
-    upstream: Option<Checkout>,
-    body: Body,
-    /// The request once more, if it may be sent again.
-    again: Option<OutQueue>,
-    /// The pool whose next free connection is ours.
-    waits_at: Option<ARef<Pool>>,
-    tries: u8,
-    /// The beginning of the time in which the rate of the body is measured, and how much of it had been
-    /// forwarded then.
-    measured: (Moment, u64),
-    /// In that time the server was not ready to take the body.
-    held_back: bool,
 }
 
 impl Downstream {
@@ -223,34 +196,29 @@ impl Downstream {
             Err(Failure::Protocol(error)) => return self.refuse(io, error),
             Err(_) => return self.answer_last(io, 503),
         };
-        if matches!(request.framing, BodyFraming::Length(length) if length > limits::content()) {
-            return self.refuse(io, proto::Error::BodyTooLarge);
-        }
         self.site.requested();
         let mut asked = Asked::from(&request);
         asked.keep_alive = asked.keep_alive && self.may_go_on();
-        let exchange = Exchange {
-            request,
-            asked,
-            awaiting,
-            upstream: None,
-            body: Body::new(
-                request.framing,
-                request.framing,
-                request.trailers,
-                &limits::request_body(),
-            ),
-            again: None,
-            waits_at: None,
-            tries: 0,
-            measured: (Moment::now(), 0),
-            held_back: false,
+        let Some(route) = self.site.route() else {
+            return self.answer_last(io, 503);
         };
-        match KBox::new(exchange, GFP_ATOMIC | __GFP_NOWARN) {
+        let most = limits::content(route.settings.get(Setting::BodyMaxKib));
+        if matches!(request.framing, BodyFraming::Length(length) if length > most) {
+            return self.refuse(io, proto::Error::BodyTooLarge);
+        }
+        match Exchange::new(request, asked, awaiting, route) {
             Ok(exchange) => self.exchange = Some(exchange),
             Err(_) => return self.no_memory(io),
         }
         self.ask(io);
+    }
+
+    /// Returns what counts for the request under way, or without one by default.
+    fn setting(&self, setting: Setting) -> u32 {
+        match &self.exchange {
+            Some(exchange) => exchange.route.settings.get(setting),
+            None => setting.default(),
+        }
     }
 
     /// Counts a request; says whether the connection may have another.
@@ -272,7 +240,11 @@ impl Downstream {
         self.state = State::Connection;
         // A connection that turns out to be closed leaves the pool, so this ends.
         for _ in 0..TRIES_MAX {
-            let Some(pool) = self.site.choose(|| io.peer()) else {
+            let pool = self
+                .exchange
+                .as_ref()
+                .and_then(|exchange| exchange.route.choose(|| io.peer()));
+            let Some(pool) = pool else {
                 return self.answer(io, 503);
             };
             match pool::checkout(&pool, io.conn()) {
@@ -285,7 +257,7 @@ impl Downstream {
                     if let Some(exchange) = &mut self.exchange {
                         exchange.waits_at = Some(pool);
                     }
-                    io.set_deadline(sysctl::queue_timeout());
+                    io.set_deadline(self.setting(Setting::QueueTimeout));
                     return;
                 }
                 Answer::Refused(status) => return self.answer(io, status),
@@ -325,7 +297,13 @@ impl Downstream {
         }
         let whole = exchange.request.framing == BodyFraming::None;
         let awaiting = exchange.awaiting.take();
-        let job = match Job::new(io.conn().into(), exchange.asked, awaiting, whole) {
+        let job = match Job::new(
+            io.conn().into(),
+            exchange.route.clone(),
+            exchange.asked,
+            awaiting,
+            whole,
+        ) {
             Ok(job) => job,
             Err(_) => {
                 self.no_memory(io);
@@ -356,10 +334,11 @@ impl Downstream {
         }
         self.state = State::Body;
         exchange.measured = (Moment::now(), 0);
-        let mut timeout = sysctl::body_timeout();
+        let settings = &exchange.route.settings;
+        let mut timeout = settings.get(Setting::BodyTimeout);
         if exchange.request.expect_continue {
             // It waits for the server first, which has a timeout of its own.
-            timeout = timeout.saturating_add(sysctl::response_timeout());
+            timeout = timeout.saturating_add(settings.get(Setting::ResponseTimeout));
         }
         io.set_deadline(timeout);
         self.forward_body(io, ASSIGNED);
@@ -368,7 +347,7 @@ impl Downstream {
 
     fn await_response(&mut self, io: &mut Io<'_>) {
         self.state = State::Response;
-        io.set_deadline(sysctl::send_timeout());
+        io.set_deadline(self.setting(Setting::SendTimeout));
     }
 
     /// Forwards what there is of the request's body, and pushes it and `events` to the server's side.
@@ -539,7 +518,7 @@ impl Downstream {
             }
             State::Body => self.body_due(io),
             State::Response | State::Room => {
-                let timeout = sysctl::send_timeout();
+                let timeout = self.setting(Setting::SendTimeout);
                 if io.unsent() && !Moment::now().is_before(io.sent_at().after_ms(timeout)) {
                     stats::inc(Counter::SendTimeouts);
                     self.exchange = None;
@@ -557,7 +536,8 @@ impl Downstream {
             return;
         };
         let now = Moment::now();
-        let timeout = sysctl::body_timeout();
+        let settings = &exchange.route.settings;
+        let timeout = settings.get(Setting::BodyTimeout);
         let full = exchange
             .upstream
             .as_ref()
@@ -566,7 +546,7 @@ impl Downstream {
         let (since, before) = exchange.measured;
         let forwarded = exchange.body.forwarded();
         let came = forwarded.saturating_sub(before);
-        let wanted = u64::from(sysctl::body_rate_min())
+        let wanted = u64::from(settings.get(Setting::BodyRateMin))
             .saturating_mul(u64::from(since.ms_until(now)))
             .wrapping_div(1000);
         // A server that takes its time is not the client's fault.
@@ -636,83 +616,6 @@ impl Drop for Downstream {
     fn drop(&mut self) {
         self.site.connection_closed();
     }
-}
-
-/// Says whether a request may be sent twice: it has no body, and its method is idempotent (RFC 9110
-/// 9.2.2). An offer to upgrade is a GET, but its tunnel might have begun.
-fn may_repeat(request: &Request) -> bool {
-    let idempotent = matches!(
-        request.method,
-        Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete
-    );
-    idempotent && request.framing == BodyFraming::None && request.upgrade.is_none()
-}
-
-/// Decides what the complete head means, and what the answer to an offer in it must match.
-fn judge(
-    reading: &mut Reading,
-    io: &Io<'_>,
-) -> Result<(Request, Option<KBox<AwaitingAccept>>), Failure> {
-    let (head, bytes) = reading.complete(io)?;
-    let request = Request::from_head(head, &bytes).map_err(Failure::Protocol)?;
-    let awaiting = await_accept(&request, head, &bytes)?;
-    Ok((request, awaiting))
-}
-
-/// Keeps what the server's answer to an offer to upgrade must match.
-#[inline(never)] // The value is made on the stack: not on the frame of what follows.
-fn await_accept(
-    request: &Request,
-    head: &Head,
-    bytes: &HeadBytes<'_>,
-) -> Result<Option<KBox<AwaitingAccept>>, Failure> {
-    let Some(offer) = &request.upgrade else {
-        return Ok(None);
-    };
-    let place = KBox::<AwaitingAccept>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).map_err(|_| {
-        stats::inc(Counter::NoMemory);
-        Failure::NoMemory
-    })?;
-    let awaiting = AwaitingAccept::new(offer, head, bytes).map_err(Failure::Protocol)?;
-    Ok(Some(KBox::write(place, awaiting)))
-}
-
-/// Writes the request's head for the server.
-fn encode(
-    reading: &mut Reading,
-    request: &Request,
-    io: &Io<'_>,
-    site: &Site,
-    checkout: &Checkout,
-    queue: &mut OutQueue,
-) -> Result<(), Failure> {
-    let mut client = [0; ADDR_MAX];
-    let mut host = [0; ADDR_MAX];
-    let peer = io.peer();
-    let (trusted, forwarded) = site.origin(peer);
-    let forward = encode::Forward {
-        client: format(&mut client, format_args!("{peer}")),
-        scheme: b"http",
-        default_host: match request.host {
-            Some(_) => &[],
-            None => format(&mut host, format_args!("{}", checkout.pool().addr().get())),
-        },
-        trusted,
-        forwarded,
-    };
-    queue.prepare(reading.room());
-    let (head, bytes) = reading.complete(io)?;
-    encode::request(head, request, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)
-}
-
-/// Formats into a buffer that is large enough.
-fn format<'a>(buffer: &'a mut [u8], args: core::fmt::Arguments<'_>) -> &'a [u8] {
-    use core::fmt::Write;
-
-    let mut formatter = Formatter::new(buffer);
-    let _ = formatter.write_fmt(args);
-    let len = formatter.bytes_written();
-    buffer.get(..len).unwrap_or(&[])
 }
 
 /// What the events of a downstream connection mean.

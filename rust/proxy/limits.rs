@@ -42,17 +42,17 @@ pub(crate) fn trailers() -> Limits {
     }
 }
 
-/// Most bytes of content that a request may have.
-pub(crate) fn content() -> u64 {
-    match sysctl::body_max_kib() {
+/// Most bytes of content that a request may have, by the setting for it.
+pub(crate) fn content(body_max_kib: u32) -> u64 {
+    match body_max_kib {
         0 => CONTENT_MAX,
         kib => u64::from(kib).saturating_mul(1024),
     }
 }
 
-/// Limits of a request's body.
-pub(crate) fn request_body() -> BodyLimits {
-    body(content())
+/// Limits of a request's body that may have `content` bytes of content.
+pub(crate) fn request_body(content: u64) -> BodyLimits {
+    body(content)
 }
 
 /// Limits of a response's body.

@@ -9,7 +9,10 @@
 //! under its own is asked for without it: a change in between may make the choice another one, but
 //! never none while there are servers that may be chosen.
 
-use super::pool::Pool;
+use super::{
+    pool::Pool,
+    settings::Settings, //
+};
 use crate::net::{
     hash,
     lock::{
@@ -84,6 +87,7 @@ impl Default for Share {
 pub(crate) struct Route {
     #[pin]
     servers: BhLock<Servers>,
+    pub(crate) settings: Settings,
 }
 
 #[derive(Default)]
@@ -197,6 +201,7 @@ impl Route {
         Arc::pin_init(
             try_pin_init!(Route {
                 servers <- new_bh_lock!(Servers::default()),
+                settings: Settings::new(),
             }),
             GFP_KERNEL,
         )

@@ -7,7 +7,6 @@
 
 use super::{
     network::Networks,
-    pool::Pool,
     route::Route,
     session::{
         Conn,
@@ -31,7 +30,6 @@ use core::{
 use kernel::{
     prelude::*,
     sync::{
-        aref::ARef,
         atomic::{
             ordering::{
                 Acquire,
@@ -139,10 +137,9 @@ impl Site {
         self.removed.load(Acquire)
     }
 
-    /// Chooses a server for a request of `client`; `None` if there is none.
-    pub(crate) fn choose(&self, client: impl FnOnce() -> IpAddr) -> Option<ARef<Pool>> {
-        let route = self.route.lock().clone()?;
-        route.choose(client)
+    /// Returns the route of a request.
+    pub(crate) fn route(&self) -> Option<Arc<Route>> {
+        self.route.lock().clone()
     }
 
     /// Notes an accepted connection.

@@ -20,6 +20,7 @@ use super::{
         Pool, //
     },
     reading::Reading,
+    route::Route,
     session::{
         count_response_error,
         Conn,
@@ -39,6 +40,7 @@ use super::{
         SWITCHED,
         WHOLE, //
     },
+    settings::Setting,
     tunnel::{
         self,
         Tunnel, //
@@ -52,7 +54,6 @@ use crate::{
             self,
             Counter, //
         },
-        sysctl,
         Events,
         Hooks,
         Moment,
@@ -81,7 +82,10 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
 };
 
 /// Interim responses that one request may get.
@@ -102,6 +106,7 @@ pub(crate) struct Upstream {
 /// Dropping it tells the downstream connection how it ended, if that was not told.
 pub(crate) struct Job {
     client: ARef<Conn>,
+    route: Arc<Route>,
     asked: Asked,
     awaiting: Option<KBox<AwaitingAccept>>,
     reading: Option<KBox<Reading>>,
@@ -121,6 +126,7 @@ impl Job {
     /// Makes the job for a request of `client`. `whole`: it has no body; else `WHOLE` will be posted.
     pub(crate) fn new(
         client: ARef<Conn>,
+        route: Arc<Route>,
         asked: Asked,
         awaiting: Option<KBox<AwaitingAccept>>,
         whole: bool,
@@ -128,6 +134,7 @@ impl Job {
         Ok(KBox::new(
             Job {
                 client,
+                route,
                 asked,
                 awaiting,
                 reading: None,
@@ -302,8 +309,8 @@ impl Upstream {
     /// Takes the job from the mail.
     fn assigned(&mut self, io: &mut Io<'_>) {
         if let Some(Mail::Job(job)) = io.take_mail() {
+            io.set_deadline(job.route.settings.get(Setting::ResponseTimeout));
             self.job = Some(job);
-            io.set_deadline(sysctl::response_timeout());
         }
     }
 
@@ -315,7 +322,7 @@ impl Upstream {
             return;
         }
         let Some(job) = &mut self.job else { return };
-        let timeout = sysctl::response_timeout();
+        let timeout = job.route.settings.get(Setting::ResponseTimeout);
         let due = io.activity().after_ms(timeout);
         // A client that takes its time is not the server's fault: it has a timeout of its own.
         if Moment::now().is_before(due) || job.client.is_full() {

@@ -6,6 +6,8 @@
 
 use super::{
     address,
+    name,
+    number,
     refuse,
     show,
     switch, //
@@ -29,7 +31,11 @@ use core::fmt::{
     Write, //
 };
 use kernel::{
-    configfs::AttributeOperations,
+    configfs::{
+        self,
+        configfs_attrs,
+        AttributeOperations, //
+    },
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
@@ -63,17 +69,34 @@ struct ServerState {
 }
 
 impl ServerDir {
-    /// Makes the directory `name` of a server of `route`.
-    pub(super) fn new(name: CString, route: Arc<Route>) -> impl PinInit<ServerDir, Error> {
-        try_pin_init!(ServerDir {
-            name,
+    /// Makes the directory `dir` of a server of `route`, whom the log calls `server`.
+    pub(super) fn group(
+        dir: &CStr,
+        server: CString,
+        route: Arc<Route>,
+    ) -> Result<impl PinInit<configfs::Group<ServerDir>, Error>> {
+        let attributes = configfs_attrs! {
+            container: configfs::Group<ServerDir>,
+            data: ServerDir,
+            attributes: [
+                address: 0,
+                connections: 1,
+                stats: 2,
+                connections_max: 3,
+                weight: 4,
+                backup: 5,
+            ],
+        };
+        let data = try_pin_init!(ServerDir {
+            name: server,
             state <- new_mutex!(ServerState {
                 route,
                 size: SIZE,
                 share: Share::default(),
                 pool: None,
             }),
-        })
+        });
+        Ok(configfs::Group::new(name(dir)?, attributes, data))
     }
 
     /// Refuses a value.
@@ -275,10 +298,4 @@ impl AttributeOperations<5> for ServerDir {
         state.reshare();
         Ok(())
     }
-}
-
-/// Reads a decimal number up to `most`.
-fn number(text: &[u8], most: u32) -> Option<u32> {
-    let text = core::str::from_utf8(text.trim_ascii()).ok()?;
-    text.parse().ok().filter(|&number| number <= most)
 }

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The directory of a listener.
+//!
+//! Context: process; see [`super`].
+
+use super::{
+    address,
+    name,
+    refuse,
+    route::RouteDir,
+    show,
+    switch, //
+};
+use crate::{
+    net::{
+        Listener,
+        SocketAddr, //
+    },
+    proxy::{
+        network::{
+            Networks,
+            NETWORKS_MAX, //
+        },
+        session::Session,
+        site::Site, //
+    }, //
+};
+use core::fmt::{
+    self,
+    Write, //
+};
+use kernel::{
+    configfs::{
+        self,
+        configfs_attrs,
+        AttributeOperations,
+        GroupOperations, //
+    },
+    new_mutex,
+    page::PAGE_SIZE,
+    prelude::*,
+    str::CString,
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+/// The directory of a listener. Dropped in order: nothing is accepted any more when the site ends.
+#[pin_data]
+pub(crate) struct ListenerDir {
+    name: CString,
+    #[pin]
+    state: Mutex<ListenerState>,
+    site: SiteMade,
+}
+
+/// A site of a listener that is configured; ends it when dropped.
+struct SiteMade(Arc<Site>);
+
+impl Drop for SiteMade {
+    fn drop(&mut self) {
+        self.0.remove();
+    }
+}
+
+#[derive(Default)]
+struct ListenerState {
+    addr: Option<SocketAddr>,
+    listener: Option<Listener<Session>>,
+}
+
+impl ListenerDir {
+    /// Makes the directory `dir`.
+    pub(super) fn group(dir: &CStr) -> Result<impl PinInit<configfs::Group<ListenerDir>, Error>> {
+        let attributes = configfs_attrs! {
+            container: configfs::Group<ListenerDir>,
+            data: ListenerDir,
+            child: RouteDir,
+            attributes: [
+                address: 0,
+                enable: 1,
+                stats: 2,
+                trusted: 3,
+                forwarded: 4,
+            ],
+        };
+        let (listener, site) = (name(dir)?, SiteMade(Site::new()?));
+        let data = try_pin_init!(ListenerDir {
+            name: listener,
+            state <- new_mutex!(ListenerState::default()),
+            site,
+        });
+        Ok(configfs::Group::new(name(dir)?, attributes, data))
+    }
+}
+
+#[vtable]
+impl GroupOperations for ListenerDir {
+    type Child = RouteDir;
+
+    fn make_group(&self, dir: &CStr) -> Result<impl PinInit<configfs::Group<RouteDir>, Error>> {
+        RouteDir::group(dir, self.site.0.clone(), &self.name)
+    }
+}
+
+#[vtable]
+impl AttributeOperations<0> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let addr = dir.state.lock().addr;
+        show(page, |text| match addr {
+            Some(addr) => writeln!(text, "{}", addr.get()),
+            None => Ok(()),
+        })
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let addr = address(&dir.name, page)?;
+        let mut state = dir.state.lock();
+        if state.listener.is_some() {
+            let why = format_args!("the listener is enabled");
+            return Err(refuse(&dir.name, "address", page, why, EBUSY));
+        }
+        state.addr = Some(addr);
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<1> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let enabled = dir.state.lock().listener.is_some();
+        show(page, |text| writeln!(text, "{}", u8::from(enabled)))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let refuse = |why: fmt::Arguments<'_>, err| refuse(&dir.name, "enable", page, why, err);
+        let enable = switch(page).map_err(|err| refuse(format_args!("neither 0 nor 1"), err))?;
+        let mut state = dir.state.lock();
+        if !enable {
+            let listener = state.listener.take();
+            drop(state);
+            drop(listener);
+            return Ok(());
+        }
+        if state.listener.is_some() {
+            return Ok(());
+        }
+        let addr = state
+            .addr
+            .ok_or_else(|| refuse(format_args!("no address is set"), EINVAL))?;
+        let listener = Listener::new(&addr, dir.site.0.clone())
+            .map_err(|err| refuse(format_args!("cannot listen on {}", addr.get()), err))?;
+        state.listener = Some(listener);
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<2> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let counts = &dir.site.0.counts;
+        let opened = counts.opened.get();
+        let closed = counts.closed.get();
+        let tunnels = counts.tunnels_opened.get();
+        let ended = counts.tunnels_closed.get();
+        show(page, |text| {
+            writeln!(text, "accepted {}", opened)?;
+            writeln!(text, "connections {}", opened.saturating_sub(closed))?;
+            writeln!(text, "requests {}", counts.requests.get())?;
+            writeln!(text, "bad_requests {}", counts.refused.get())?;
+            writeln!(text, "tunnels_open {}", tunnels.saturating_sub(ended))?;
+            writeln!(text, "tunnels {}", tunnels)
+        })
+    }
+}
+
+#[vtable]
+impl AttributeOperations<3> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        show(page, |text| dir.site.0.show_trusted(text))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let networks = Networks::parse(page).map_err(|err| {
+            refuse(
+                &dir.name,
+                "trusted",
+                page,
+                format_args!("not a list of up to {NETWORKS_MAX} networks such as 192.0.2.0/24"),
+                err,
+            )
+        })?;
+        dir.site.0.set_trusted(networks);
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<4> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let forwarded = dir.site.0.forwarded(None);
+        show(page, |text| writeln!(text, "{}", u8::from(forwarded)))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let forwarded = switch(page).map_err(|err| {
+            let why = format_args!("neither 0 nor 1");
+            refuse(&dir.name, "forwarded", page, why, err)
+        })?;
+        dir.site.0.forwarded(Some(forwarded));
+        Ok(())
+    }
+}

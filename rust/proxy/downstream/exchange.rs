@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A request on its way to a server: what is kept of it, and how it is judged and written.
+//!
+//! Context: softirq, the lock of the downstream connection held.
+
+use super::super::{
+    body::{
+        Body,
+        Failure, //
+    },
+    limits,
+    pool::{
+        Checkout,
+        Pool, //
+    },
+    reading::{
+        HeadBytes,
+        Reading, //
+    },
+    route::Route,
+    session::Io,
+    settings::Setting,
+    site::Site, //
+};
+use crate::{
+    net::{
+        stats::{
+            self,
+            Counter, //
+        },
+        Moment,
+        OutQueue, //
+    },
+    proto::{
+        h1::encode,
+        head::Head,
+        message::{
+            BodyFraming,
+            Method, //
+        },
+        request::Request,
+        response::Asked,
+        ws::AwaitingAccept, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    str::Formatter,
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
+};
+
+/// Room for an address as text.
+const ADDR_MAX: usize = 64;
+
+/// A request on its way.
+pub(super) struct Exchange {
+    pub(super) request: Request,
+    pub(super) asked: Asked,
+    /// Whose server it is for.
+    pub(super) route: Arc<Route>,
+    pub(super) awaiting: Option<KBox<AwaitingAccept>>,
+    pub(super) upstream: Option<Checkout>,
+    pub(super) body: Body,
+    /// The request once more, if it may be sent again.
+    pub(super) again: Option<OutQueue>,
+    /// The pool whose next free connection is ours.
+    pub(super) waits_at: Option<ARef<Pool>>,
+    pub(super) tries: u8,
+    /// The beginning of the time in which the rate of the body is measured, and how much of it had been
+    /// forwarded then.
+    pub(super) measured: (Moment, u64),
+    /// In that time the server was not ready to take the body.
+    pub(super) held_back: bool,
+}
+
+impl Exchange {
+    /// Makes the exchange of a request that was judged.
+    pub(super) fn new(
+        request: Request,
+        asked: Asked,
+        awaiting: Option<KBox<AwaitingAccept>>,
+        route: Arc<Route>,
+    ) -> Result<KBox<Exchange>> {
+        let content = limits::content(route.settings.get(Setting::BodyMaxKib));
+        let exchange = Exchange {
+            request,
+            asked,
+            route,
+            awaiting,
+            upstream: None,
+            body: Body::new(
+                request.framing,
+                request.framing,
+                request.trailers,
+                &limits::request_body(content),
+            ),
+            again: None,
+            waits_at: None,
+            tries: 0,
+            measured: (Moment::now(), 0),
+            held_back: false,
+        };
+        Ok(KBox::new(exchange, GFP_ATOMIC | __GFP_NOWARN)?)
+    }
+}
+
+/// Says whether a request may be sent twice: it has no body, and its method is idempotent (RFC 9110
+/// 9.2.2). An offer to upgrade is a GET, but its tunnel might have begun.
+pub(super) fn may_repeat(request: &Request) -> bool {
+    let idempotent = matches!(
+        request.method,
+        Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete
+    );
+    idempotent && request.framing == BodyFraming::None && request.upgrade.is_none()
+}
+
+/// Decides what the complete head means, and what the answer to an offer in it must match.
+pub(super) fn judge(
+    reading: &mut Reading,
+    io: &Io<'_>,
+) -> Result<(Request, Option<KBox<AwaitingAccept>>), Failure> {
+    let (head, bytes) = reading.complete(io)?;
+    let request = Request::from_head(head, &bytes).map_err(Failure::Protocol)?;
+    let awaiting = await_accept(&request, head, &bytes)?;
+    Ok((request, awaiting))
+}
+
+/// Keeps what the server's answer to an offer to upgrade must match.
+#[inline(never)] // The value is made on the stack: not on the frame of what follows.
+fn await_accept(
+    request: &Request,
+    head: &Head,
+    bytes: &HeadBytes<'_>,
+) -> Result<Option<KBox<AwaitingAccept>>, Failure> {
+    let Some(offer) = &request.upgrade else {
+        return Ok(None);
+    };
+    let place = KBox::<AwaitingAccept>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).map_err(|_| {
+        stats::inc(Counter::NoMemory);
+        Failure::NoMemory
+    })?;
+    let awaiting = AwaitingAccept::new(offer, head, bytes).map_err(Failure::Protocol)?;
+    Ok(Some(KBox::write(place, awaiting)))
+}
+
+/// Writes the request's head for the server.
+pub(super) fn encode(
+    reading: &mut Reading,
+    request: &Request,
+    io: &Io<'_>,
+    site: &Site,
+    checkout: &Checkout,
+    queue: &mut OutQueue,
+) -> Result<(), Failure> {
+    let mut client = [0; ADDR_MAX];
+    let mut host = [0; ADDR_MAX];
+    let peer = io.peer();
+    let (trusted, forwarded) = site.origin(peer);
+    let forward = encode::Forward {
+        client: format(&mut client, format_args!("{peer}")),
+        scheme: b"http",
+        default_host: match request.host {
+            Some(_) => &[],
+            None => format(&mut host, format_args!("{}", checkout.pool().addr().get())),
+        },
+        trusted,
+        forwarded,
+    };
+    queue.prepare(reading.room());
+    let (head, bytes) = reading.complete(io)?;
+    encode::request(head, request, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)
+}
+
+/// Formats into a buffer that is large enough.
+fn format<'a>(buffer: &'a mut [u8], args: core::fmt::Arguments<'_>) -> &'a [u8] {
+    use core::fmt::Write;
+
+    let mut formatter = Formatter::new(buffer);
+    let _ = formatter.write_fmt(args);
+    let len = formatter.bytes_written();
+    buffer.get(..len).unwrap_or(&[])
+}

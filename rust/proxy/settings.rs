@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a route may set for itself, and is `net.squall.*` as long as it does not.
+//!
+//! A setting has the name, the unit and the range of its sysctl. It is read anew whenever it is needed, so
+//! that a change means something at once.
+
+use crate::net::sysctl;
+use kernel::{
+    prelude::*,
+    str::CStr,
+    sync::atomic::{
+        ordering::Relaxed,
+        Atomic, //
+    }, //
+};
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $variant:ident $default:ident $name:literal;)*) => {
+        /// A value that a route may set for itself.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Setting {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Setting {
+            const ALL: &'static [Setting] = &[$(Setting::$variant,)*];
+
+            /// Returns its name, which is also that of the sysctl.
+            pub(crate) const fn name(self) -> &'static CStr {
+                match self {
+                    $(Setting::$variant => $name,)*
+                }
+            }
+
+            /// Returns the value of the sysctl.
+            pub(crate) fn default(self) -> u32 {
+                match self {
+                    $(Setting::$variant => sysctl::$default(),)*
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Milliseconds that a client may pause within a request's body.
+    BodyTimeout body_timeout c"body_timeout_ms";
+    /// Bytes per second at which a request's body must come, at least; 0 for any rate.
+    BodyRateMin body_rate_min c"body_rate_min";
+    /// KiB of a request's content, at most; 0 for any number.
+    BodyMaxKib body_max_kib c"body_max_kib";
+    /// Milliseconds that a request may wait for a server connection.
+    QueueTimeout queue_timeout c"queue_timeout_ms";
+    /// Milliseconds that a server may pause before and within a response.
+    ResponseTimeout response_timeout c"response_timeout_ms";
+    /// Milliseconds that a client may take nothing of a response that waits for it.
+    SendTimeout send_timeout c"send_timeout_ms";
+}
+
+/// No value of its own.
+const UNSET: u32 = u32::MAX;
+
+/// The settings of one route.
+pub(crate) struct Settings([Atomic<u32>; Setting::ALL.len()]);
+
+impl Settings {
+    /// Makes settings that all are those of the sysctls.
+    pub(crate) fn new() -> Settings {
+        Settings([const { Atomic::new(UNSET) }; Setting::ALL.len()])
+    }
+
+    /// Returns what the route has set for itself.
+    pub(crate) fn own(&self, setting: Setting) -> Option<u32> {
+        let own = self.0.get(setting as usize)?.load(Relaxed);
+        (own != UNSET).then_some(own)
+    }
+
+    /// Returns what counts for the route.
+    pub(crate) fn get(&self, setting: Setting) -> u32 {
+        self.own(setting).unwrap_or_else(|| setting.default())
+    }
+
+    /// Sets a value, or lets the sysctl count again. Fails with `ERANGE` if the sysctl could not be set to it.
+    /// Process context.
+    pub(crate) fn set(&self, setting: Setting, own: Option<u32>) -> Result {
+        if let Some(own) = own {
+            let (least, most) = sysctl::range(setting.name()).ok_or(ENOENT)?;
+            if own < least || own > most || own == UNSET {
+                return Err(ERANGE);
+            }
+        }
+        if let Some(place) = self.0.get(setting as usize) {
+            place.store(own.unwrap_or(UNSET), Relaxed);
+        }
+        Ok(())
+    }
+}
