@@ -121,6 +121,21 @@ struct squall_sysctl {
 	u32 splice_min;
 	u32 connections_max;
 	u32 waiters_max;
+	u32 ws_handshake_timeout;
+	u32 ws_idle_timeout;
+	u32 ws_client_idle_timeout;
+	u32 ws_server_idle_timeout;
+	u32 ws_lifetime;
+	u32 ws_lifetime_jitter;
+	u32 ws_send_timeout;
+	u32 ws_half_closed_timeout;
+	u32 ws_close_timeout;
+	u32 ws_bytes_rate;
+	u32 ws_frames_rate;
+	u32 ws_rate_burst;
+	u32 ws_rate_action;
+	u32 drain;
+	u32 drain_restart;
 };
 
 extern struct squall_sysctl squall_sysctl;

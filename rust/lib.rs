@@ -8,6 +8,8 @@
 
 pub mod proto;
 
+#[path = "proto/frame_cases.rs"]
+pub mod frame_cases;
 #[path = "proto/replay.rs"]
 pub mod replay;
 #[path = "proto/vectors.rs"]

@@ -50,13 +50,17 @@ pub(crate) use self::{
     io::Io,
     listener::Listener,
     queue::OutQueue,
-    rx::Stop,
+    rx::{
+        Stop,
+        Watch, //
+    },
     task::{
         Run,
         Task, //
     },
     time::{
         date,
+        AtomicMoment,
         Moment, //
     }, //
 };
@@ -156,11 +160,18 @@ impl<S: Session> Runtime<S> {
 }
 
 impl<S: Session> Drop for Runtime<S> {
-    /// Ends every connection and waits until none of this module's code runs any more. The listeners
-    /// are gone, and the tasks have been told to stop.
+    /// Waits until none of this module's code runs any more. The listeners are gone, the tasks have been
+    /// told to stop, and connections come to their end as those of a listener that is removed do; those
+    /// that take longer than that may are aborted.
     fn drop(&mut self) {
+        let patience = sysctl::drain()
+            .saturating_add(sysctl::ws_close_timeout())
+            .saturating_add(sysctl::linger_timeout());
+        let end = Moment::now().after_ms(patience);
         while live() > 0 {
-            Conn::<S>::abort_all();
+            if !Moment::now().is_before(end) {
+                Conn::<S>::abort_all();
+            }
             // SAFETY: Process context.
             unsafe { bindings::msleep(5) };
         }

@@ -11,15 +11,17 @@
 //!    persistence, which fields travel on, whether it offers an upgrade.
 //! 3. [`h1::encode`] writes the head of the other leg.
 //! 4. [`h1::BodyDecoder`] tells content from framing without touching the content.
+//! 5. [`frame::Frames`] follows what is relayed after a switch to WebSocket.
 //!
 //! A module may import only from those before it: `error`, `span`, `field`, `head`, `message`,
-//! `connection`, `target`, `ws`, `request`, `response`, `h1`.
+//! `connection`, `target`, `ws`, `request`, `response`, `h1`, `frame`.
 
 #![forbid(unsafe_code)]
 
 pub mod connection;
 pub mod error;
 pub mod field;
+pub mod frame;
 pub mod h1;
 pub mod head;
 pub mod message;

@@ -9,7 +9,8 @@
 //! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.
 //! - [`upstream`] is the server's side, [`pool`] keeps a server's connections.
 //! - [`reading`] is a head on its way in, [`body`] forwards content in either direction.
-//! - [`tunnel`] is what both sides become when a server switches protocols.
+//! - [`tunnel`] is what both sides become when a server switches protocols, [`drain`] how what is
+//!   disabled or removed comes to its end.
 //! - [`session`] is what they say to each other.
 //!
 //! An exchange lives on two connections with a lock each, of which never more than one is held. The
@@ -22,6 +23,7 @@
 mod body;
 pub(crate) mod config;
 mod downstream;
+mod drain;
 mod limits;
 mod network;
 mod pool;

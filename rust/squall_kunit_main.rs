@@ -13,6 +13,9 @@ use kernel::prelude::*;
 mod proto;
 
 #[allow(dead_code)]
+#[path = "proto/frame_cases.rs"]
+mod frame_cases;
+#[allow(dead_code)]
 #[path = "proto/replay.rs"]
 mod replay;
 #[allow(dead_code)]
@@ -155,5 +158,13 @@ mod upgrade {
     fn same_outcome_at_every_split() {
         let file = include_str!("../selftests/vectors/upgrade.txt");
         assert_eq!(crate::all_pass(file), Ok(true));
+    }
+}
+
+#[kunit_tests(squall_frames)]
+mod frames {
+    #[test]
+    fn same_outcome_at_every_split() {
+        assert_eq!(crate::frame_cases::check().is_ok(), true);
     }
 }

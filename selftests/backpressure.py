@@ -18,7 +18,7 @@ from lib.ktap import case, check, equal, until
 
 OFFERED = ktap.scaled(1 << 30, 16 << 20)
 BLOCK = 1 << 20
-BLOCKS = [os.urandom(BLOCK) for _ in range(16)]
+BLOCKS = [ws.LONG + os.urandom(BLOCK - len(ws.LONG)) for _ in range(16)]
 SUMS = [zlib.crc32(block) for block in BLOCKS]
 # What both peers ask for; the kernel doubles it.
 PEER_BUFFER = 65536

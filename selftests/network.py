@@ -12,7 +12,7 @@ from lib import ktap, netns, session, sniff, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 LENGTH = ktap.scaled(4 << 20, 1 << 18)
-BODY = os.urandom(LENGTH)
+BODY = ws.LONG + os.urandom(LENGTH - len(ws.LONG))
 
 
 def echo_body(_head, body):

@@ -20,7 +20,7 @@ import time
 from lib import baseline, ktap, netns, session, sniff, squall, trace, wire, ws
 from lib.ktap import case, check, equal, until
 
-BODY = os.urandom(2 << 20)
+BODY = ws.LONG + os.urandom((2 << 20) - len(ws.LONG))
 MD5 = hashlib.md5(BODY).hexdigest()
 
 

@@ -12,7 +12,7 @@ from lib.ktap import case, check, equal, until
 
 @case("bytes sent right behind the offer, before the 101, reach the server intact and in order")
 def bytes_behind_offer():
-    early = os.urandom(40_000)
+    early = ws.frame(os.urandom(40_000), masked=True)
     got = []
 
     def serve(peer, _number):
@@ -32,7 +32,7 @@ def bytes_behind_offer():
 
 @case("bytes of the server in the same segment as its 101 reach the client intact and in order")
 def bytes_behind_101():
-    for late in (os.urandom(3), os.urandom(30_000)):
+    for late in (ws.frame(os.urandom(3)), ws.frame(os.urandom(30_000))):
 
         def serve(peer, _number, late=late):
             peer.send(ws.switching(peer.read_head()) + late)
@@ -226,9 +226,10 @@ def random_lengths():
     total = ktap.scaled(64 << 20, 4 << 20)
     with ws.echo_server() as server, squall.Listener(server) as web, ws.open_tunnel(web, timeout=60) as client:
         block = os.urandom(1 << 20)
-        sent = hashlib.md5()
+        sent = hashlib.md5(ws.LONG)
 
         def send():
+            client.send(ws.LONG)
             left, at = total, 1
             while left:
                 piece = block[at % 4096 : at % 4096 + min(left, 1 + (at * 7919) % 200_000)]
@@ -238,7 +239,7 @@ def random_lengths():
 
         sender = threading.Thread(target=send, daemon=True)
         sender.start()
-        got = client.read_md5(total)
+        got = client.read_md5(len(ws.LONG) + total)
         sender.join()
         equal(got, sent.hexdigest(), "MD5 of what came back")
 

@@ -135,7 +135,7 @@ pub(super) struct Control<S: Session> {
     pub(super) hooks: &'static Hooks<S>,
     pub(super) deadline: Option<Moment>,
     pub(super) armed: Option<Moment>,
-    pub(super) activity: Moment,
+    pub(super) received_at: Moment,
     pub(super) sent_at: Moment,
     /// The sequence number up to which the peer had acknowledged when the timer fired last.
     pub(super) acked: u32,
@@ -161,8 +161,7 @@ impl<S: Session> Control<S> {
 
     /// Notes that TCP took bytes.
     pub(super) fn sent_now(&mut self) {
-        self.activity = Moment::now();
-        self.sent_at = self.activity;
+        self.sent_at = Moment::now();
     }
 }
 
@@ -304,7 +303,7 @@ impl<S: Session> Conn<S> {
                     hooks,
                     deadline: None,
                     armed: None,
-                    activity: Moment::now(),
+                    received_at: Moment::now(),
                     sent_at: Moment::now(),
                     acked: 0,
                     error: 0,

@@ -21,7 +21,8 @@ use super::{
     rx::{
         self,
         Spliced,
-        Stop, //
+        Stop,
+        Watch, //
     },
     sysctl,
     time::Moment, //
@@ -59,15 +60,15 @@ impl<S: Session> Io<'_, S> {
 
     /// Drops the first `count` bytes of what was received, or all if there are fewer.
     pub(crate) fn consume(&mut self, count: u32) {
-        self.control.activity = Moment::now();
+        self.control.received_at = Moment::now();
         rx::skip(self.conn.sk, count);
     }
 
-    /// Moves up to `max` received bytes to another connection; see [`Spliced`].
-    pub(crate) fn splice(&mut self, to: &Conn<S>, max: u64) -> Spliced {
-        let spliced = rx::splice(self.conn, to, max);
+    /// Moves up to `max` received bytes to another connection, past who looks; see [`Spliced`].
+    pub(crate) fn splice<W: Watch>(&mut self, to: &Conn<S>, max: u64, watch: &mut W) -> Spliced {
+        let spliced = rx::splice(self.conn, to, max, watch);
         if spliced.bytes > 0 {
-            self.control.activity = Moment::now();
+            self.control.received_at = Moment::now();
         }
         if spliced.stop == Stop::NoMemory {
             // Nobody will call when there is memory again.
@@ -167,6 +168,14 @@ impl<S: Session> Io<'_, S> {
         self.conn.arm(self.control, when);
     }
 
+    /// Calls `timer` at `when`, unless that is to happen earlier.
+    pub(crate) fn set_deadline_before(&mut self, when: Moment) {
+        if self.control.deadline.is_none_or(|at| when.is_before(at)) {
+            self.control.deadline = Some(when);
+            self.conn.arm(self.control, when);
+        }
+    }
+
     /// Says whether the session is over.
     pub(crate) fn is_released(&self) -> bool {
         self.control.released
@@ -189,7 +198,20 @@ impl<S: Session> Io<'_, S> {
 
     /// Returns when bytes were last consumed, or taken by TCP.
     pub(crate) fn activity(&self) -> Moment {
-        self.control.activity
+        self.control.received_at.later(self.control.sent_at)
+    }
+
+    /// Returns when bytes were last consumed.
+    pub(crate) fn received_at(&self) -> Moment {
+        self.control.received_at
+    }
+
+    /// Has TCP end the connection with `ETIMEDOUT` if the peer acknowledges nothing, or takes nothing, for
+    /// `ms` milliseconds while there is something to send; 0 for TCP's own patience. RFC 5482.
+    pub(crate) fn set_user_timeout(&mut self, ms: u32) {
+        let ms = i32::try_from(ms).unwrap_or(i32::MAX);
+        // SAFETY: `Io` exists while the lock is held. It fails for negative numbers only.
+        let _ = unsafe { bindings::tcp_sock_set_user_timeout(self.conn.sk.as_ptr(), ms) };
     }
 
     /// Returns the peer's address, without the port.

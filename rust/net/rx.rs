@@ -53,6 +53,24 @@ pub(crate) struct Spliced {
     pub(crate) queued: bool,
 }
 
+/// Who looks at bytes as they are moved.
+pub(crate) trait Watch {
+    /// Says whether the next `count` bytes need no look; if so, they are not shown.
+    fn pass(&mut self, count: u32) -> bool;
+
+    /// Looks at the next bytes.
+    fn see(&mut self, bytes: &[u8]);
+}
+
+/// Nobody looks.
+impl Watch for () {
+    fn pass(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn see(&mut self, _: &[u8]) {}
+}
+
 /// Returns the unread bytes at `offset`, as far as they are contiguous and nobody can change them.
 ///
 /// The result lives as long as `_held`, whose owner keeps the socket locked and unread.
@@ -136,7 +154,8 @@ pub(super) fn skip(sk: NonNull<bindings::sock>, count: u32) {
     }
 }
 
-struct Splice<'a, S: Session> {
+struct Splice<'a, S: Session, W: Watch> {
+    watch: &'a mut W,
     from: &'a Conn<S>,
     to: &'a Conn<S>,
     /// The receiver's socket, as long as it takes everything at once.
@@ -152,7 +171,7 @@ struct Splice<'a, S: Session> {
     copied: u64,
 }
 
-impl<S: Session> Reader for Splice<'_, S> {
+impl<S: Session, W: Watch> Reader for Splice<'_, S, W> {
     fn read(&mut self, skb: NonNull<bindings::sk_buff>, offset: u32, len: usize) -> usize {
         let want = self.left.min(len as u64) as u32;
         if want == 0 {
@@ -178,7 +197,7 @@ fn piece(skb: NonNull<bindings::sk_buff>, offset: u32) -> Option<bindings::squal
     (found && piece.len > 0).then_some(piece)
 }
 
-impl<S: Session> Splice<'_, S> {
+impl<S: Session, W: Watch> Splice<'_, S, W> {
     /// Hands up to `want` bytes of `skb` from `offset` on to the receiver's TCP; returns how many it took.
     fn send(&mut self, skb: NonNull<bindings::sk_buff>, offset: u32, want: u32) -> u32 {
         let mut done = 0;
@@ -211,6 +230,7 @@ impl<S: Session> Splice<'_, S> {
             if sent == 0 {
                 break;
             }
+            show(self.watch, &piece, sent);
             done += sent;
         }
         done
@@ -246,6 +266,7 @@ impl<S: Session> Splice<'_, S> {
                 break;
             }
             self.queued = true;
+            show(self.watch, &piece, take);
             done += take;
         }
         done
@@ -280,8 +301,39 @@ impl<S: Session> Splice<'_, S> {
     }
 }
 
+/// Bytes that are copied for a look at them, if they may change.
+const GLANCE: usize = 64;
+
+/// Shows the first `count` bytes of a piece.
+fn show<W: Watch>(watch: &mut W, piece: &bindings::squall_piece, count: u32) {
+    if watch.pass(count) {
+        return;
+    }
+    let (data, mut left) = (piece.data.cast::<u8>(), count as usize);
+    if !piece.shared {
+        // SAFETY: The helper returned `piece.len >= count` readable bytes, which no one frees while the
+        // lock is held, and which nobody changes.
+        return watch.see(unsafe { core::slice::from_raw_parts(data, left) });
+    }
+    let mut at = 0;
+    while left > 0 {
+        let mut glance = [0; GLANCE];
+        let now = left.min(GLANCE);
+        // SAFETY: As above, but for a change; `now` bytes from `at` on are within, and there is room.
+        unsafe { core::ptr::copy_nonoverlapping(data.add(at), glance.as_mut_ptr(), now) };
+        watch.see(glance.get(..now).unwrap_or(&[]));
+        at += now;
+        left -= now;
+    }
+}
+
 /// Moves up to `max` bytes from the receive queue of `from` to the socket of `to`, or to its queue.
-pub(super) fn splice<S: Session>(from: &Conn<S>, to: &Conn<S>, max: u64) -> Spliced {
+pub(super) fn splice<S: Session, W: Watch>(
+    from: &Conn<S>,
+    to: &Conn<S>,
+    max: u64,
+    watch: &mut W,
+) -> Spliced {
     // SAFETY: The lock is held.
     let unread = unsafe { bindings::squall_sk_unread(from.sk.as_ptr()) };
     let mut spliced = Spliced {
@@ -293,6 +345,7 @@ pub(super) fn splice<S: Session>(from: &Conn<S>, to: &Conn<S>, max: u64) -> Spli
         return spliced;
     }
     let mut pass = Splice {
+        watch,
         from,
         to,
         direct: Direct::new(to),

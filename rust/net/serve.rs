@@ -205,9 +205,9 @@ impl<S: Session> Conn<S> {
         let now = Moment::now();
         if acked != control.acked {
             control.acked = acked;
-            control.activity = now;
+            control.sent_at = now;
         }
-        if now.is_before(control.activity.after_ms(sysctl::send_timeout())) {
+        if now.is_before(control.sent_at.after_ms(sysctl::send_timeout())) {
             let again = now.after_ms(sysctl::linger_timeout());
             control.deadline = Some(again);
             self.arm(control, again);
@@ -443,6 +443,7 @@ impl<S: Session> Conn<S> {
             let conn: *mut Self = kernel::container_of!(field, Self, timer);
             ARef::from_raw(NonNull::new_unchecked(conn))
         };
+        stats::inc(Counter::Timers);
         conn.post(EV_TIMER);
     }
 }

@@ -102,6 +102,34 @@ counters! {
     LingerTimeouts "linger_timeouts";
     /// Passes of the per-CPU work.
     Passes "passes";
+    /// Timers of connections that fired.
+    Timers "timers";
+    /// Offers to upgrade that got no response within `ws_handshake_timeout_ms`.
+    HandshakeTimeouts "ws_handshake_timeouts";
+    /// Tunnels closed because nothing came from either end for `ws_idle_timeout_ms`.
+    IdleTimeouts "ws_idle_timeouts";
+    /// Tunnels closed because nothing came from the client for `ws_client_idle_timeout_ms`.
+    ClientIdleTimeouts "ws_client_idle_timeouts";
+    /// Tunnels closed because nothing came from the server for `ws_server_idle_timeout_ms`.
+    ServerIdleTimeouts "ws_server_idle_timeouts";
+    /// Tunnels closed at `ws_lifetime_ms`.
+    Lifetimes "ws_lifetimes";
+    /// Tunnels ended because an end took nothing for `ws_send_timeout_ms`, or was not there any more.
+    TunnelSendTimeouts "ws_send_timeouts";
+    /// Tunnels ended because one end was closed and the other was silent for `ws_half_closed_timeout_ms`.
+    HalfClosedTimeouts "ws_half_closed_timeouts";
+    /// Tunnels reset because closing them took longer than `ws_close_timeout_ms`.
+    CloseTimeouts "ws_close_timeouts";
+    /// Times a client was not read from because of `ws_bytes_rate` or `ws_frames_rate`.
+    RateDelays "ws_rate_delays";
+    /// Tunnels closed or reset because of `ws_bytes_rate` or `ws_frames_rate`.
+    RateCloses "ws_rate_closes";
+    /// Tunnels closed because their server, route or listener is disabled or removed.
+    Drained "drained";
+    /// Tunnels reset because a frame had a length that is not valid.
+    BadFrames "bad_frames";
+    /// Frames relayed.
+    Frames "frames";
 }
 
 /// The first counter that the user of this module numbers.

@@ -43,10 +43,19 @@ struct squall_sysctl squall_sysctl = {
 	.splice_min = 1024,
 	.connections_max = 131072,
 	.waiters_max = 16384,
+	.ws_handshake_timeout = 10000,
+	.ws_idle_timeout = 3600000,
+	.ws_lifetime_jitter = 10,
+	.ws_send_timeout = 60000,
+	.ws_half_closed_timeout = 30000,
+	.ws_close_timeout = 5000,
+	.ws_rate_burst = 1000,
+	.drain = 10000,
 };
 
 /* The largest range any of them may have; each row narrows it. */
 static const unsigned int ms_min = 1, ms_max = 24 * 3600 * 1000;
+static const unsigned int long_max = 30U * 24 * 3600 * 1000;
 
 /*
  * As proc_douintvec_minmax(), and a refused value is named in the log: the
@@ -81,6 +90,8 @@ static const unsigned int queue_lo = 4096, queue_hi = 16 << 20;
 static const unsigned int splice_lo = 64, splice_hi = 65536;
 static const unsigned int count_lo = 1, count_hi = 4 << 20;
 static const unsigned int pipelined_hi = U16_MAX;
+static const unsigned int percent_hi = 100, action_hi = 2, flag_hi = 1;
+static const unsigned int rate_hi = 1 << 30;
 
 #define ENTRY(member, lo, hi)						\
 	{								\
@@ -92,16 +103,19 @@ static const unsigned int pipelined_hi = U16_MAX;
 		.extra1 = (void *)&(lo),				\
 		.extra2 = (void *)&(hi),				\
 	}
-#define TIMEOUT(member)							\
+#define SPAN(member, lo, hi)						\
 	{								\
 		.procname = #member "_ms",				\
 		.data = &squall_sysctl.member,				\
 		.maxlen = sizeof(u32),					\
 		.mode = 0644,						\
 		.proc_handler = squall_douintvec,			\
-		.extra1 = (void *)&ms_min,				\
-		.extra2 = (void *)&ms_max,				\
+		.extra1 = (void *)&(lo),				\
+		.extra2 = (void *)&(hi),				\
 	}
+#define TIMEOUT(member) SPAN(member, ms_min, ms_max)
+/* Those for which 0 is none at all. */
+#define OPTIONAL(member) SPAN(member, none, long_max)
 
 static struct ctl_table squall_table[] = {
 	TIMEOUT(head_timeout),
@@ -134,6 +148,21 @@ static struct ctl_table squall_table[] = {
 	ENTRY(splice_min, splice_lo, splice_hi),
 	ENTRY(connections_max, count_lo, count_hi),
 	ENTRY(waiters_max, count_lo, count_hi),
+	TIMEOUT(ws_handshake_timeout),
+	OPTIONAL(ws_idle_timeout),
+	OPTIONAL(ws_client_idle_timeout),
+	OPTIONAL(ws_server_idle_timeout),
+	OPTIONAL(ws_lifetime),
+	ENTRY(ws_lifetime_jitter, none, percent_hi),
+	OPTIONAL(ws_send_timeout),
+	OPTIONAL(ws_half_closed_timeout),
+	TIMEOUT(ws_close_timeout),
+	ENTRY(ws_bytes_rate, none, rate_hi),
+	ENTRY(ws_frames_rate, none, rate_hi),
+	TIMEOUT(ws_rate_burst),
+	ENTRY(ws_rate_action, none, action_hi),
+	SPAN(drain, none, ms_max),
+	ENTRY(drain_restart, none, flag_hi),
 };
 
 /* The range of the entry @name; false if there is none. */

@@ -82,6 +82,36 @@ values! {
     connections_max;
     /// Requests that may wait for a connection to one server, at most.
     waiters_max;
+    /// Milliseconds from an offer to upgrade to the head of the response.
+    ws_handshake_timeout;
+    /// Milliseconds that a tunnel may be without anything from either end; 0 for any time.
+    ws_idle_timeout;
+    /// Milliseconds that a tunnel may be without anything from the client; 0 for any time.
+    ws_client_idle_timeout;
+    /// Milliseconds that a tunnel may be without anything from the server; 0 for any time.
+    ws_server_idle_timeout;
+    /// Milliseconds that a tunnel may be open; 0 for any time.
+    ws_lifetime;
+    /// Percent by which that may be less, at random.
+    ws_lifetime_jitter;
+    /// Milliseconds that an end of a tunnel may take nothing; 0 for TCP's own patience.
+    ws_send_timeout;
+    /// Milliseconds without traffic that a tunnel may be open one way only; 0 for any time.
+    ws_half_closed_timeout;
+    /// Milliseconds that closing a tunnel may take before it is reset.
+    ws_close_timeout;
+    /// Bytes per second that a client may send in a tunnel; 0 for any number.
+    ws_bytes_rate;
+    /// Frames per second that a client may send in a tunnel; 0 for any number.
+    ws_frames_rate;
+    /// Milliseconds' worth of these that may be sent at once.
+    ws_rate_burst;
+    /// What is done about a client that would send more: 0 for waiting, 1 for a close, 2 for a reset.
+    ws_rate_action;
+    /// Milliseconds over which the tunnels of what is disabled or removed are closed.
+    drain;
+    /// 1: such tunnels are closed with the status code 1012, not 1001.
+    drain_restart;
 }
 
 /// Returns the least and the largest value of `net.squall.<name>`. Process context.

@@ -4,6 +4,10 @@
 
 use super::bindings;
 use core::num::NonZeroUsize;
+use kernel::sync::atomic::{
+    ordering::Relaxed,
+    Atomic, //
+};
 
 /// A point in time. Comparable as long as two points are less than half of the counter's range apart.
 ///
@@ -44,6 +48,15 @@ impl Moment {
         (self.jiffies().wrapping_sub(other.jiffies()) as isize) < 0
     }
 
+    /// Returns the later one of two points.
+    pub(crate) const fn later(self, other: Moment) -> Moment {
+        if self.is_before(other) {
+            other
+        } else {
+            self
+        }
+    }
+
     /// Returns the milliseconds from this point to `other`, rounded up; 0 if that is not later.
     pub(crate) fn ms_until(self, other: Moment) -> u32 {
         if !self.is_before(other) {
@@ -56,9 +69,35 @@ impl Moment {
         u32::try_from(ms).unwrap_or(u32::MAX)
     }
 
+    /// Returns the nanoseconds from the beginning of the count to this point.
+    pub(crate) const fn ns(self) -> u64 {
+        const TICK: u64 = 1_000_000_000 / bindings::SQUALL_HZ as u64;
+        (self.jiffies() as u64).wrapping_mul(TICK)
+    }
+
     /// Returns the value for `mod_timer()`.
     pub(super) const fn jiffies(self) -> usize {
         self.0.get()
+    }
+}
+
+/// A point in time that several may set and look at, or none.
+pub(crate) struct AtomicMoment(Atomic<usize>);
+
+impl AtomicMoment {
+    /// Makes none.
+    pub(crate) const fn none() -> AtomicMoment {
+        AtomicMoment(Atomic::new(0))
+    }
+
+    /// Returns the point.
+    pub(crate) fn get(&self) -> Option<Moment> {
+        NonZeroUsize::new(self.0.load(Relaxed)).map(Moment)
+    }
+
+    /// Sets the point.
+    pub(crate) fn set(&self, moment: Option<Moment>) {
+        self.0.store(moment.map_or(0, Moment::jiffies), Relaxed);
     }
 }
 

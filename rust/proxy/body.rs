@@ -120,7 +120,7 @@ impl Body {
                     }
                 }
                 Step::Data { max } => {
-                    let spliced = io.splice(to, max);
+                    let spliced = io.splice(to, max, &mut ());
                     self.decoder.advance(spliced.bytes);
                     self.forwarded = self.forwarded.saturating_add(spliced.bytes);
                     self.chunk_sent(spliced.bytes, to)?;

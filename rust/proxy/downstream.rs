@@ -28,6 +28,7 @@ use super::{
         ABORTED,
         ASSIGNED,
         CLOSE_AFTER,
+        DRAIN,
         ENDED,
         ENDED_LAST,
         FAILED_502,
@@ -36,7 +37,6 @@ use super::{
         GRANTED,
         REFUSED_502,
         REFUSED_504,
-        REMOVED,
         STALE,
         SWITCHED,
         WHOLE, //
@@ -45,6 +45,8 @@ use super::{
     site::Site,
     tunnel::{
         self,
+        Shared,
+        Side,
         Tunnel, //
     },
     upstream::Job, //
@@ -295,13 +297,23 @@ impl Downstream {
             // Without memory for it the request is just not sent again.
             exchange.again = bytes.try_clone().ok();
         }
+        if exchange.request.upgrade.is_some() {
+            let (route, pool) = (exchange.route.clone(), checkout.pool().clone());
+            match Shared::new(self.site.clone(), route, pool) {
+                Ok(shared) => exchange.tunnel = Some(shared),
+                Err(_) => {
+                    self.no_memory(io);
+                    return true;
+                }
+            }
+        }
         let whole = exchange.request.framing == BodyFraming::None;
-        let awaiting = exchange.awaiting.take();
         let job = match Job::new(
             io.conn().into(),
             exchange.route.clone(),
             exchange.asked,
-            awaiting,
+            exchange.awaiting.take(),
+            exchange.tunnel.clone(),
             whole,
         ) {
             Ok(job) => job,
@@ -407,7 +419,7 @@ impl Downstream {
             // Dropping it closes the server connection, if it is not closed.
             checkout => drop(checkout),
         }
-        let last = events & CLOSE_AFTER != 0 || self.site.is_removed();
+        let last = events & CLOSE_AFTER != 0 || self.site.drain.is_on();
         if last || !exchange.asked.keep_alive || !whole {
             io.release();
             return;
@@ -645,21 +657,22 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         return;
     }
     if events & SWITCHED != 0 {
-        let peer = downstream
-            .exchange
-            .take()
-            .and_then(|mut exchange| exchange.upstream.take()?.into_tunnel());
-        let Some(peer) = peer else { return io.reset() };
-        let site = downstream.site.clone();
-        *session = Session::Tunnel(Tunnel::downstream(peer, site));
+        let ends = downstream.exchange.take().and_then(|mut exchange| {
+            let peer = exchange.upstream.take()?.into_tunnel()?;
+            Some((peer, exchange.tunnel.take()?))
+        });
+        let Some((peer, shared)) = ends else {
+            return io.reset();
+        };
+        let mut tunnel = Tunnel::new(Side::Client, peer, shared);
         io.set_hooks(&tunnel::HOOKS);
-        io.clear_deadline();
         // What the client has sent behind its request has waited for this.
-        tunnel::data_ready(session, io);
+        tunnel.start(io);
+        *session = Session::Tunnel(tunnel);
         tunnel::events(session, io, events);
         return;
     }
-    if events & REMOVED != 0 && downstream.is_idle() && downstream.site.is_removed() {
+    if events & DRAIN != 0 && downstream.is_idle() && downstream.site.drain.is_on() {
         return io.release();
     }
     if events & (ENDED | ENDED_LAST) != 0 {

@@ -12,10 +12,12 @@
 //! Context: softirq. The pool's lock is a leaf: no other lock is taken under it.
 
 use super::{
+    drain::Drain,
     session::{
         Conn,
         Mail,
         Session,
+        DRAIN,
         GONE,
         GRANTED,
         REFUSED_502,
@@ -82,6 +84,8 @@ pub(crate) struct Server {
     addr: SocketAddr,
     #[pin]
     shared: BhLock<Shared>,
+    /// The server is disabled or removed.
+    pub(crate) drain: Drain,
     pub(crate) counts: Counts,
 }
 
@@ -266,6 +270,7 @@ pub(crate) fn start(addr: SocketAddr, size: Size) -> Result<ARef<Pool>> {
             not_before: None,
             stopped: false,
         }),
+        drain: Drain::new(),
         counts: Counts::default(),
     }))?;
     pool.kick();
@@ -492,6 +497,12 @@ pub(crate) fn resize(pool: &ARef<Pool>, size: Size) {
     (shared.target, shared.most) = (size.connections, size.most);
     drop(shared);
     pool.kick();
+}
+
+/// Has the tunnels to the server end in their turn. Process context.
+pub(crate) fn drain(pool: &ARef<Pool>) {
+    pool.drain.begin(pool.tunnels_open());
+    Conn::post_all(DRAIN);
 }
 
 /// Closes what is idle and makes no more connections; exchanges and tunnels go on. Any context.

@@ -10,7 +10,12 @@
 //! never none while there are servers that may be chosen.
 
 use super::{
+    drain::Drain,
     pool::Pool,
+    session::{
+        Conn,
+        DRAIN, //
+    },
     settings::Settings, //
 };
 use crate::net::{
@@ -18,7 +23,8 @@ use crate::net::{
     lock::{
         new_bh_lock,
         BhLock, //
-    }, //
+    },
+    stats::Tally, //
 };
 use core::net::IpAddr;
 use kernel::{
@@ -88,6 +94,10 @@ pub(crate) struct Route {
     #[pin]
     servers: BhLock<Servers>,
     pub(crate) settings: Settings,
+    /// The route is removed.
+    pub(crate) drain: Drain,
+    tunnels_opened: Tally,
+    tunnels_closed: Tally,
 }
 
 #[derive(Default)]
@@ -202,9 +212,36 @@ impl Route {
             try_pin_init!(Route {
                 servers <- new_bh_lock!(Servers::default()),
                 settings: Settings::new(),
+                drain: Drain::new(),
+                tunnels_opened: Tally::default(),
+                tunnels_closed: Tally::default(),
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Has tunnels end in their turn; exchanges are completed. Process context.
+    pub(crate) fn drain(&self) {
+        self.drain.begin(self.tunnels_open());
+        Conn::post_all(DRAIN);
+    }
+
+    /// Returns how many tunnels are open.
+    pub(crate) fn tunnels_open(&self) -> u32 {
+        // The later one first, so that the difference is never negative.
+        let closed = self.tunnels_closed.get();
+        let opened = self.tunnels_opened.get();
+        u32::try_from(opened.saturating_sub(closed)).unwrap_or(u32::MAX)
+    }
+
+    /// Notes that a tunnel was opened.
+    pub(crate) fn tunnel_opened(&self) {
+        self.tunnels_opened.inc();
+    }
+
+    /// Notes that a tunnel's downstream connection is closed.
+    pub(crate) fn tunnel_closed(&self) {
+        self.tunnels_closed.inc();
     }
 
     /// Adds a server. Fails with `ENOSPC` if there are [`SERVERS_MAX`].

@@ -112,8 +112,10 @@ pub(crate) const WHOLE: Events = net::SESSION << 16;
 pub(crate) const GONE: Events = net::SESSION << 11;
 /// To a tunnel: the other end got a FIN; pass it on behind what is queued.
 pub(crate) const PEER_FIN: Events = net::SESSION << 12;
-/// To all: a listener was removed; whose site is, ends.
-pub(crate) const REMOVED: Events = net::SESSION << 13;
+/// To all: a listener, a route or a server is being drained; whose is, comes to an end.
+pub(crate) const DRAIN: Events = net::SESSION << 13;
+/// To a tunnel: it is being closed from between.
+pub(crate) const CLOSING: Events = net::SESSION << 17;
 
 impl Sink for OutQueue {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {

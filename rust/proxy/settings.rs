@@ -56,6 +56,32 @@ settings! {
     ResponseTimeout response_timeout c"response_timeout_ms";
     /// Milliseconds that a client may take nothing of a response that waits for it.
     SendTimeout send_timeout c"send_timeout_ms";
+    /// Milliseconds from an offer to upgrade to the head of the response.
+    WsHandshakeTimeout ws_handshake_timeout c"ws_handshake_timeout_ms";
+    /// Milliseconds that a tunnel may be without anything from either end; 0 for any time, as for the next three.
+    WsIdleTimeout ws_idle_timeout c"ws_idle_timeout_ms";
+    /// Milliseconds that a tunnel may be without anything from the client.
+    WsClientIdleTimeout ws_client_idle_timeout c"ws_client_idle_timeout_ms";
+    /// Milliseconds that a tunnel may be without anything from the server.
+    WsServerIdleTimeout ws_server_idle_timeout c"ws_server_idle_timeout_ms";
+    /// Milliseconds that a tunnel may be open.
+    WsLifetime ws_lifetime c"ws_lifetime_ms";
+    /// Percent by which that may be less, at random.
+    WsLifetimeJitter ws_lifetime_jitter c"ws_lifetime_jitter";
+    /// Milliseconds that an end of a tunnel may take nothing of what waits for it; 0 for TCP's own patience.
+    WsSendTimeout ws_send_timeout c"ws_send_timeout_ms";
+    /// Milliseconds without traffic that a tunnel may be open one way only; 0 for any time.
+    WsHalfClosedTimeout ws_half_closed_timeout c"ws_half_closed_timeout_ms";
+    /// Milliseconds that closing a tunnel may take before it is reset.
+    WsCloseTimeout ws_close_timeout c"ws_close_timeout_ms";
+    /// Bytes per second that a client may send in a tunnel; 0 for any number, as for the next.
+    WsBytesRate ws_bytes_rate c"ws_bytes_rate";
+    /// Frames per second that a client may send in a tunnel.
+    WsFramesRate ws_frames_rate c"ws_frames_rate";
+    /// Milliseconds' worth of these that may be sent at once.
+    WsRateBurst ws_rate_burst c"ws_rate_burst_ms";
+    /// What is done about a client that would send more: 0 for waiting, 1 for a close, 2 for a reset.
+    WsRateAction ws_rate_action c"ws_rate_action";
 }
 
 /// No value of its own.

@@ -6,11 +6,12 @@
 //! keeps to its end.
 
 use super::{
+    drain::Drain,
     network::Networks,
     route::Route,
     session::{
         Conn,
-        REMOVED, //
+        DRAIN, //
     }, //
 };
 use crate::{
@@ -29,16 +30,7 @@ use core::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            ordering::{
-                Acquire,
-                Release, //
-            },
-            AtomicFlag, //
-        },
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 
 /// What a listener serves.
@@ -48,7 +40,8 @@ pub(crate) struct Site {
     route: BhLock<Option<Arc<Route>>>,
     #[pin]
     origin: BhLock<Origin>,
-    removed: AtomicFlag,
+    /// The listener is disabled or removed.
+    pub(crate) drain: Drain,
     pub(crate) counts: Counts,
 }
 
@@ -79,7 +72,7 @@ impl Site {
             try_pin_init!(Site {
                 route <- new_bh_lock!(None),
                 origin <- new_bh_lock!(Origin::default()),
-                removed: AtomicFlag::new(false),
+                drain: Drain::new(),
                 counts: Counts::default(),
             }),
             GFP_KERNEL,
@@ -126,15 +119,14 @@ impl Site {
         (origin.trusted.contain(addr), origin.forwarded)
     }
 
-    /// Ends the site: its connections are to end as soon as no exchange is under way. Process context.
-    pub(crate) fn remove(&self) {
-        self.removed.store(true, Release);
-        Conn::post_all(REMOVED);
-    }
-
-    /// Says whether the listener was removed.
-    pub(crate) fn is_removed(&self) -> bool {
-        self.removed.load(Acquire)
+    /// Has connections end as soon as no exchange is under way, and tunnels in their turn. Process context.
+    pub(crate) fn drain(&self) {
+        if !self.drain.is_on() {
+            let closed = self.counts.tunnels_closed.get();
+            let open = self.counts.tunnels_opened.get().saturating_sub(closed);
+            self.drain.begin(u32::try_from(open).unwrap_or(u32::MAX));
+        }
+        Conn::post_all(DRAIN);
     }
 
     /// Returns the route of a request.

@@ -1,126 +1,381 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A tunnel: bytes relayed between two connections after `101`, neither parsed nor changed.
+//! A tunnel: bytes relayed between two connections after `101`, neither judged nor changed.
 //!
 //! Each connection is an end with the other as its peer. An end reads from its socket into the
 //! peer's queue and pauses while that is full. A FIN is passed on as a FIN behind the bytes before
 //! it, so that the other direction stays open; a reset is passed on as a reset.
 //!
+//! The headers of frames are followed, so that a tunnel can be closed from between: each end relays
+//! up to the end of a frame, and then sends its peer a Close frame and a FIN. What that takes longer
+//! than `ws_close_timeout_ms` is ended by a reset.
+//!
+//! An idle tunnel costs nothing: a timer is armed for the first moment at which a timeout could be due,
+//! and what has happened meanwhile is looked at only then. Of the two ends the client's has all timeouts
+//! but that of a silent server.
+//!
 //! Context: softirq, the lock of the end's own socket held; the peer is reached through its inbox.
 
+mod shared;
+
+pub(crate) use self::shared::Shared;
+
+use self::shared::End;
 use super::{
-    pool::Pool,
     session::{
         Conn,
         Io,
         Mail,
         Session,
         ABORTED,
+        CLOSING,
+        DRAIN,
         GONE,
         GRANTED,
-        PEER_FIN,
-        REMOVED, //
+        PEER_FIN, //
     },
-    site::Site, //
+    settings::Setting, //
 };
-use crate::net::{
-    stats::{
+use crate::{
+    net::{
+        random,
+        stats::{
+            self,
+            Counter, //
+        },
+        sysctl,
+        Events,
+        Hooks,
+        Moment,
+        OutQueue,
+        Stop,
+        Watch,
+        RESUME, //
+    },
+    proto::frame::{
         self,
-        Counter, //
-    },
-    Events,
-    Hooks,
-    Stop,
-    RESUME, //
+        Frames, //
+    }, //
 };
-use kernel::sync::{
-    aref::ARef,
-    Arc, //
+use kernel::{
+    error::code::ETIMEDOUT,
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
 };
 
-/// Whose statistics an end counts for.
-enum Owner {
-    Listener(Arc<Site>),
-    Server(ARef<Pool>),
+/// Bytes that are relayed before the rates are looked at again.
+const RATED_PASS: u64 = 4096;
+
+/// Status codes of RFC 6455 section 7.4.1 and of the registry it founded.
+const GOING_AWAY: u16 = 1001;
+const POLICY_VIOLATION: u16 = 1008;
+const SERVICE_RESTART: u16 = 1012;
+
+/// What `ws_rate_action` says of a client that is ahead of its rates, besides waiting.
+const RATE_CLOSE: u32 = 1;
+const RATE_RESET: u32 = 2;
+
+/// Whose connection an end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Server,
 }
 
 /// One end of a tunnel.
 pub(crate) struct Tunnel {
     peer: ARef<Conn>,
-    owner: Owner,
-    /// The FIN of this end's peer came and was passed on.
+    shared: Arc<Shared>,
+    /// Where this end is in what it reads.
+    frames: Frames,
+    side: Side,
+    /// All that this end will ever send its peer was sent, the FIN included.
     read_done: bool,
     /// A FIN was sent on this end.
     write_done: bool,
 }
 
+// Each connection has room for its session.
+const _: () = assert!(size_of::<Tunnel>() <= 32);
+
+/// What follows the frames that pass.
+struct Follower<'a> {
+    frames: &'a mut Frames,
+    begun: u32,
+}
+
+impl Watch for Follower<'_> {
+    fn pass(&mut self, count: u32) -> bool {
+        self.frames.pass(u64::from(count))
+    }
+
+    fn see(&mut self, bytes: &[u8]) {
+        self.begun = self.begun.saturating_add(self.frames.follow(bytes));
+    }
+}
+
 impl Tunnel {
-    /// Makes the server's end.
-    pub(crate) fn upstream(peer: ARef<Conn>, pool: ARef<Pool>) -> Tunnel {
-        stats::inc(Counter::Tunnels);
-        pool.tunnel_opened();
+    /// Makes the end of one side; `peer` is the other.
+    pub(crate) fn new(side: Side, peer: ARef<Conn>, shared: Arc<Shared>) -> Tunnel {
+        match side {
+            Side::Server => {
+                stats::inc(Counter::Tunnels);
+                shared.opened();
+                shared.pool.tunnel_opened();
+            }
+            Side::Client => {
+                shared.site.tunnel_opened();
+                shared.route.tunnel_opened();
+            }
+        }
         Tunnel {
             peer,
-            owner: Owner::Server(pool),
+            shared,
+            frames: Frames::default(),
+            side,
             read_done: false,
             write_done: false,
         }
     }
 
-    /// Makes the client's end.
-    pub(crate) fn downstream(peer: ARef<Conn>, site: Arc<Site>) -> Tunnel {
-        site.tunnel_opened();
-        Tunnel {
-            peer,
-            owner: Owner::Listener(site),
-            read_done: false,
-            write_done: false,
-        }
-    }
-
-    fn is_removed(&self) -> bool {
-        matches!(&self.owner, Owner::Listener(site) if site.is_removed())
+    /// Begins to relay, and to look at the time.
+    pub(crate) fn start(&mut self, io: &mut Io<'_>) {
+        io.set_user_timeout(self.shared.setting(Setting::WsSendTimeout));
+        self.rearm(io);
+        self.relay(io);
     }
 
     fn relay(&mut self, io: &mut Io<'_>) {
-        if self.read_done {
-            return;
-        }
-        let spliced = io.splice(&self.peer, u64::MAX);
-        if spliced.queued {
-            self.peer.push(0);
-        }
-        match spliced.stop {
-            Stop::Done if io.eof() => {
-                self.read_done = true;
-                self.peer.post(PEER_FIN);
-                self.end_if_done(io);
+        while !self.read_done {
+            let rated = self.side == Side::Client && self.shared.is_rated();
+            let most = if self.shared.is_closing() {
+                match self.frames.rest() {
+                    0 => return self.close_peer(io),
+                    rest => rest,
+                }
+            } else if rated {
+                if self.is_ahead(io) {
+                    return;
+                }
+                RATED_PASS
+            } else {
+                u64::MAX
+            };
+            let mut follower = Follower {
+                frames: &mut self.frames,
+                begun: 0,
+            };
+            let spliced = io.splice(&self.peer, most, &mut follower);
+            let frames = follower.begun;
+            if spliced.bytes > 0 {
+                stats::add(Counter::Frames, u64::from(frames));
+                self.shared.passed(self.side, spliced.bytes, frames);
+                if rated {
+                    self.shared.charge(Moment::now(), spliced.bytes, frames);
+                }
+                if self.frames.is_closed() {
+                    self.shared.ended(match self.side {
+                        Side::Client => End::ClientClose,
+                        Side::Server => End::ServerClose,
+                    });
+                }
             }
-            // A peer that is dead says what has to become of this end.
-            Stop::Done | Stop::Full | Stop::NoMemory | Stop::Dead => {}
-            Stop::Unreadable => self.abort(io),
+            if spliced.queued {
+                self.peer.push(0);
+            }
+            if self.frames.is_broken() {
+                stats::inc(Counter::BadFrames);
+                return self.abort(io, End::BadFrame);
+            }
+            match spliced.stop {
+                Stop::Done if io.eof() => {
+                    self.shared.ended(match self.side {
+                        Side::Client => End::ClientFin,
+                        Side::Server => End::ServerFin,
+                    });
+                    return self.read_to_end(io);
+                }
+                Stop::Done if spliced.bytes > 0 && most != u64::MAX => {}
+                // A peer that is dead says what has to become of this end.
+                Stop::Done | Stop::Full | Stop::NoMemory | Stop::Dead => return,
+                Stop::Unreadable => return self.abort(io, End::NoMemory),
+            }
         }
     }
 
-    fn end_if_done(&self, io: &mut Io<'_>) {
+    /// Nothing more is read from this end: the peer has to send its FIN.
+    fn read_to_end(&mut self, io: &mut Io<'_>) {
+        self.read_done = true;
+        self.peer.post(PEER_FIN);
+        self.end_if_done(io);
+    }
+
+    fn end_if_done(&mut self, io: &mut Io<'_>) {
         if self.read_done && self.write_done {
             io.release();
+        } else if !self.shared.is_closing() {
+            // A tunnel that is open one way only has less time.
+            self.rearm(io);
         }
     }
 
-    fn abort(&self, io: &mut Io<'_>) {
+    fn abort(&self, io: &mut Io<'_>, end: End) {
+        self.shared.ended(end);
         self.peer.post(ABORTED);
         io.reset();
+    }
+
+    /// Begins to close the tunnel from between.
+    fn close(&mut self, io: &mut Io<'_>, code: u16, end: End) {
+        if self.shared.close(code, end) {
+            self.peer.post(CLOSING);
+            self.closing(io);
+        }
+    }
+
+    /// The tunnel is being closed: go on up to the end of a frame.
+    fn closing(&mut self, io: &mut Io<'_>) {
+        io.set_deadline(self.shared.setting(Setting::WsCloseTimeout));
+        self.relay(io);
+    }
+
+    /// Between two frames: sends the peer a Close frame, unless this end has sent one, and its FIN.
+    fn close_peer(&mut self, io: &mut Io<'_>) {
+        if !self.frames.is_closed() {
+            // What goes to a server is masked.
+            let key = (self.side == Side::Client).then(|| random(u32::MAX).to_ne_bytes());
+            let mut buffer = [0; frame::MASKED_CLOSE_LEN];
+            let frame = frame::close(self.shared.code(), key, &mut buffer);
+            let mut queue = OutQueue::new();
+            let queued = queue
+                .write(frame)
+                .is_ok_and(|()| self.peer.deliver(&mut queue, None).is_ok());
+            // A peer that is dead says so.
+            if !queued && !self.peer.is_dead() {
+                return self.abort(io, End::NoMemory);
+            }
+        }
+        self.read_to_end(io);
+    }
+
+    /// Says whether the client is ahead of its rates, after what is to be done about it.
+    fn is_ahead(&mut self, io: &mut Io<'_>) -> bool {
+        let Some(until) = self.shared.ahead_until(Moment::now()) else {
+            return false;
+        };
+        match self.shared.setting(Setting::WsRateAction) {
+            RATE_CLOSE => {
+                stats::inc(Counter::RateCloses);
+                self.close(io, POLICY_VIOLATION, End::Rate);
+            }
+            RATE_RESET => {
+                stats::inc(Counter::RateCloses);
+                self.abort(io, End::Rate);
+            }
+            _ => {
+                stats::inc(Counter::RateDelays);
+                io.set_deadline_before(until);
+            }
+        }
+        true
+    }
+
+    /// Returns the first timeout that is due at some time, if nothing happens before.
+    fn next_due(&self, io: &Io<'_>) -> Option<(Moment, Counter, End)> {
+        let after = |from: Moment, setting, counter, end| match self.shared.setting(setting) {
+            0 => None,
+            ms => Some((from.after_ms(ms), counter, end)),
+        };
+        if self.side == Side::Server {
+            return after(
+                io.received_at(),
+                Setting::WsServerIdleTimeout,
+                Counter::ServerIdleTimeouts,
+                End::ServerIdle,
+            );
+        }
+        let half_closed = (self.read_done || self.write_done).then(|| {
+            after(
+                io.activity(),
+                Setting::WsHalfClosedTimeout,
+                Counter::HalfClosedTimeouts,
+                End::HalfClosed,
+            )
+        });
+        let all = [
+            half_closed.flatten(),
+            after(
+                io.received_at(),
+                Setting::WsClientIdleTimeout,
+                Counter::ClientIdleTimeouts,
+                End::ClientIdle,
+            ),
+            after(
+                io.activity(),
+                Setting::WsIdleTimeout,
+                Counter::IdleTimeouts,
+                End::Idle,
+            ),
+            self.shared
+                .lifetime_end()
+                .map(|at| (at, Counter::Lifetimes, End::Lifetime)),
+            self.shared
+                .drained_at()
+                .map(|at| (at, Counter::Drained, End::Drained)),
+        ];
+        all.into_iter()
+            .flatten()
+            .reduce(|first, other| match other.0.is_before(first.0) {
+                true => other,
+                false => first,
+            })
+    }
+
+    /// Has the timer fire when the first timeout could be due.
+    #[inline(never)] // Its stack frame is not that of every segment.
+    fn rearm(&self, io: &mut Io<'_>) {
+        match self.next_due(io) {
+            Some((at, ..)) => io.set_deadline(Moment::now().ms_until(at)),
+            None => io.clear_deadline(),
+        }
+    }
+
+    fn timer(&mut self, io: &mut Io<'_>) {
+        if self.shared.is_closing() {
+            stats::inc(Counter::CloseTimeouts);
+            return self.abort(io, End::Drained);
+        }
+        match self.next_due(io) {
+            Some((at, counter, end)) if !Moment::now().is_before(at) => {
+                stats::inc(counter);
+                if end == End::HalfClosed {
+                    return self.abort(io, end);
+                }
+                let restart = end == End::Drained && sysctl::drain_restart() != 0;
+                let code = if restart { SERVICE_RESTART } else { GOING_AWAY };
+                self.close(io, code, end);
+            }
+            _ => {
+                self.rearm(io);
+                // The rates may allow more by now.
+                self.relay(io);
+            }
+        }
     }
 }
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        match &self.owner {
-            Owner::Listener(site) => site.tunnel_closed(),
-            Owner::Server(pool) => {
+        match self.side {
+            Side::Client => {
+                self.shared.site.tunnel_closed();
+                self.shared.route.tunnel_closed();
+            }
+            Side::Server => {
                 stats::inc(Counter::TunnelsClosed);
-                pool.tunnel_closed();
+                self.shared.pool.tunnel_closed();
             }
         }
     }
@@ -128,18 +383,19 @@ impl Drop for Tunnel {
 
 /// What the events of a tunnel's connection mean, at both ends.
 pub(crate) static HOOKS: Hooks<Session> = Hooks {
-    data_ready,
+    data_ready: |session, io| {
+        if let Session::Tunnel(tunnel) = session {
+            tunnel.relay(io);
+        }
+    },
     events,
-    timer: |_, _| {},
+    timer: |session, io| {
+        if let Session::Tunnel(tunnel) = session {
+            tunnel.timer(io);
+        }
+    },
     closed,
 };
-
-/// Relays what has arrived.
-pub(crate) fn data_ready(session: &mut Session, io: &mut Io<'_>) {
-    if let Session::Tunnel(tunnel) = session {
-        tunnel.relay(io);
-    }
-}
 
 /// Follows what the other end says.
 pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
@@ -156,24 +412,37 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         io.reset();
         return;
     }
-    if events & REMOVED != 0 && tunnel.is_removed() {
-        // Cut in the middle, it must not look complete to either end.
-        tunnel.abort(io);
-        return;
-    }
     if events & PEER_FIN != 0 {
         tunnel.write_done = true;
         io.finish();
         tunnel.end_if_done(io);
     }
-    if events & RESUME != 0 {
+    if io.is_released() {
+        return;
+    }
+    if events & CLOSING != 0 {
+        tunnel.closing(io);
+    } else if events & DRAIN != 0 && !tunnel.shared.is_closing() {
+        tunnel.rearm(io);
+    }
+    if events & RESUME != 0 && !io.is_released() {
         tunnel.relay(io);
     }
 }
 
-fn closed(session: &mut Session, _: &mut Io<'_>, _: i32) {
+fn closed(session: &mut Session, _: &mut Io<'_>, errno: i32) {
     if let Session::Tunnel(tunnel) = session {
         // Both FINs would have released the session: this is a reset, or a peer that vanished.
+        let stalled = errno == -ETIMEDOUT.to_errno();
+        if stalled {
+            stats::inc(Counter::TunnelSendTimeouts);
+        }
+        tunnel.shared.ended(match (tunnel.side, stalled) {
+            (Side::Client, false) => End::ClientReset,
+            (Side::Server, false) => End::ServerReset,
+            (Side::Client, true) => End::ClientStalled,
+            (Side::Server, true) => End::ServerStalled,
+        });
         tunnel.peer.post(ABORTED);
     }
 }

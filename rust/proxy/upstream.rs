@@ -43,6 +43,8 @@ use super::{
     settings::Setting,
     tunnel::{
         self,
+        Shared,
+        Side,
         Tunnel, //
     }, //
 };
@@ -109,6 +111,8 @@ pub(crate) struct Job {
     route: Arc<Route>,
     asked: Asked,
     awaiting: Option<KBox<AwaitingAccept>>,
+    /// What the tunnel will share that the request offers.
+    tunnel: Option<Arc<Shared>>,
     reading: Option<KBox<Reading>>,
     body: Option<Body>,
     interim: u8,
@@ -129,6 +133,7 @@ impl Job {
         route: Arc<Route>,
         asked: Asked,
         awaiting: Option<KBox<AwaitingAccept>>,
+        tunnel: Option<Arc<Shared>>,
         whole: bool,
     ) -> Result<KBox<Job>> {
         Ok(KBox::new(
@@ -137,6 +142,7 @@ impl Job {
                 route,
                 asked,
                 awaiting,
+                tunnel,
                 reading: None,
                 body: None,
                 interim: 0,
@@ -148,6 +154,15 @@ impl Job {
             },
             GFP_ATOMIC | __GFP_NOWARN,
         )?)
+    }
+
+    /// Returns the milliseconds that the server has for what comes next.
+    fn timeout(&self) -> u32 {
+        let offered = self.tunnel.is_some() && self.body.is_none();
+        self.route.settings.get(match offered {
+            true => Setting::WsHandshakeTimeout,
+            false => Setting::ResponseTimeout,
+        })
     }
 
     /// Takes back a job that could not be assigned: nothing is told.
@@ -309,7 +324,7 @@ impl Upstream {
     /// Takes the job from the mail.
     fn assigned(&mut self, io: &mut Io<'_>) {
         if let Some(Mail::Job(job)) = io.take_mail() {
-            io.set_deadline(job.route.settings.get(Setting::ResponseTimeout));
+            io.set_deadline(job.timeout());
             self.job = Some(job);
         }
     }
@@ -322,14 +337,17 @@ impl Upstream {
             return;
         }
         let Some(job) = &mut self.job else { return };
-        let timeout = job.route.settings.get(Setting::ResponseTimeout);
+        let timeout = job.timeout();
         let due = io.activity().after_ms(timeout);
         // A client that takes its time is not the server's fault: it has a timeout of its own.
         if Moment::now().is_before(due) || job.client.is_full() {
             io.set_deadline(timeout);
             return;
         }
-        stats::inc(Counter::ResponseTimeouts);
+        stats::inc(match &job.body {
+            None if job.tunnel.is_some() => Counter::HandshakeTimeouts,
+            _ => Counter::ResponseTimeouts,
+        });
         job.verdict = FAILED_504;
         self.job = None;
         io.reset();
@@ -440,17 +458,20 @@ fn data_ready(session: &mut Session, io: &mut Io<'_>) {
     let Some(mut job) = upstream.job.take() else {
         return;
     };
+    // What was offered has one; else there was no switch.
+    let Some(shared) = job.tunnel.take() else {
+        return io.reset();
+    };
     job.verdict = 0;
     let client = job.client.clone();
-    let pool = upstream.pool.clone();
     drop(job);
-    *session = Session::Tunnel(Tunnel::upstream(client.clone(), pool));
+    let mut tunnel = Tunnel::new(Side::Server, client.clone(), shared);
     io.set_hooks(&tunnel::HOOKS);
-    io.clear_deadline();
     // Before any other event of the tunnel.
     client.push(SWITCHED);
     // What the server sent behind the 101 follows it into the same queue.
-    tunnel::data_ready(session, io);
+    tunnel.start(io);
+    *session = Session::Tunnel(tunnel);
 }
 
 fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {

@@ -33,9 +33,11 @@ def load():
 
 
 def unload():
-    """Removes what is configured and unloads the module."""
+    """Removes what is configured and unloads the module, with little patience for what is still open."""
     if not loaded():
         return
+    for name in ("drain_ms", "ws_close_timeout_ms", "linger_timeout_ms"):
+        write(f"{SYSCTL}/{name}", 200)
     for listener in sorted(os.listdir(ROOT)):
         if os.path.isdir(f"{ROOT}/{listener}"):
             remove_tree(f"{ROOT}/{listener}")
@@ -141,7 +143,9 @@ class Listener:
 
     def __exit__(self, *_):
         if os.path.isdir(self.directory):
-            remove_tree(self.directory)
+            # Tunnels have their Close frames at once.
+            with sysctl(drain_ms=0):
+                remove_tree(self.directory)
 
     def enable(self, value):
         """Writes the attribute `enable`."""

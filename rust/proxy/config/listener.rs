@@ -56,12 +56,12 @@ pub(crate) struct ListenerDir {
     site: SiteMade,
 }
 
-/// A site of a listener that is configured; ends it when dropped.
+/// A site of a listener that is configured; drains it when dropped.
 struct SiteMade(Arc<Site>);
 
 impl Drop for SiteMade {
     fn drop(&mut self) {
-        self.0.remove();
+        self.0.drain();
     }
 }
 
@@ -145,7 +145,10 @@ impl AttributeOperations<1> for ListenerDir {
         if !enable {
             let listener = state.listener.take();
             drop(state);
-            drop(listener);
+            if let Some(listener) = listener {
+                drop(listener);
+                dir.site.0.drain();
+            }
             return Ok(());
         }
         if state.listener.is_some() {
@@ -157,6 +160,7 @@ impl AttributeOperations<1> for ListenerDir {
         let listener = Listener::new(&addr, dir.site.0.clone())
             .map_err(|err| refuse(format_args!("cannot listen on {}", addr.get()), err))?;
         state.listener = Some(listener);
+        dir.site.0.drain.end();
         Ok(())
     }
 }

@@ -51,6 +51,7 @@ struct RouteMade {
 impl Drop for RouteMade {
     fn drop(&mut self) {
         self.site.clear_route();
+        self.route.drain();
     }
 }
 
@@ -74,6 +75,19 @@ impl RouteDir {
                 queue_timeout_ms: 103,
                 response_timeout_ms: 104,
                 send_timeout_ms: 105,
+                ws_handshake_timeout_ms: 106,
+                ws_idle_timeout_ms: 107,
+                ws_client_idle_timeout_ms: 108,
+                ws_server_idle_timeout_ms: 109,
+                ws_lifetime_ms: 110,
+                ws_lifetime_jitter: 111,
+                ws_send_timeout_ms: 112,
+                ws_half_closed_timeout_ms: 113,
+                ws_close_timeout_ms: 114,
+                ws_bytes_rate: 115,
+                ws_frames_rate: 116,
+                ws_rate_burst_ms: 117,
+                ws_rate_action: 118,
             ],
         };
         let route = Route::new()?;
@@ -167,6 +181,19 @@ setting_file! {
     103 QueueTimeout
     104 ResponseTimeout
     105 SendTimeout
+    106 WsHandshakeTimeout
+    107 WsIdleTimeout
+    108 WsClientIdleTimeout
+    109 WsServerIdleTimeout
+    110 WsLifetime
+    111 WsLifetimeJitter
+    112 WsSendTimeout
+    113 WsHalfClosedTimeout
+    114 WsCloseTimeout
+    115 WsBytesRate
+    116 WsFramesRate
+    117 WsRateBurst
+    118 WsRateAction
 }
 
 impl RouteDir {

@@ -65,6 +65,7 @@ struct ServerState {
     route: Arc<Route>,
     size: Size,
     share: Share,
+    enabled: bool,
     pool: Option<ARef<Pool>>,
 }
 
@@ -85,6 +86,7 @@ impl ServerDir {
                 connections_max: 3,
                 weight: 4,
                 backup: 5,
+                enable: 6,
             ],
         };
         let data = try_pin_init!(ServerDir {
@@ -93,6 +95,7 @@ impl ServerDir {
                 route,
                 size: SIZE,
                 share: Share::default(),
+                enabled: true,
                 pool: None,
             }),
         });
@@ -110,7 +113,7 @@ impl ServerState {
     fn set_pool(&mut self, pool: Option<ARef<Pool>>) -> Result {
         if let Some(pool) = &pool {
             self.route
-                .add(pool.clone(), self.share)
+                .add(pool.clone(), self.share())
                 .inspect_err(|_| pool::stop(pool))?;
         }
         if let Some(old) = core::mem::replace(&mut self.pool, pool) {
@@ -127,18 +130,31 @@ impl ServerState {
         }
     }
 
+    /// Returns what the server is to get: nothing new while it is disabled.
+    fn share(&self) -> Share {
+        let weight = if self.enabled { self.share.weight } else { 0 };
+        Share {
+            weight,
+            ..self.share
+        }
+    }
+
     /// Tells the route what the server is to get.
     fn reshare(&self) {
         if let Some(pool) = &self.pool {
-            self.route.set_share(pool, self.share);
+            self.route.set_share(pool, self.share());
         }
     }
 }
 
 impl Drop for ServerState {
     fn drop(&mut self) {
+        let pool = self.pool.clone();
         // Without a new pool there is nothing that could fail.
         let _ = self.set_pool(None);
+        if let Some(pool) = pool {
+            pool::drain(&pool);
+        }
     }
 }
 
@@ -296,6 +312,31 @@ impl AttributeOperations<5> for ServerDir {
         let mut state = dir.state.lock();
         state.share.backup = backup;
         state.reshare();
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<6> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let enabled = dir.state.lock().enabled;
+        show(page, |text| writeln!(text, "{}", u8::from(enabled)))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let enabled = switch(page)
+            .map_err(|_| dir.refuse("enable", page, format_args!("neither 0 nor 1")))?;
+        let mut state = dir.state.lock();
+        let was = core::mem::replace(&mut state.enabled, enabled);
+        state.reshare();
+        if let Some(pool) = state.pool.as_ref().filter(|_| was != enabled) {
+            match enabled {
+                true => pool.drain.end(),
+                false => pool::drain(pool),
+            }
+        }
         Ok(())
     }
 }

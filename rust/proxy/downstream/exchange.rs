@@ -21,7 +21,8 @@ use super::super::{
     route::Route,
     session::Io,
     settings::Setting,
-    site::Site, //
+    site::Site,
+    tunnel::Shared, //
 };
 use crate::{
     net::{
@@ -63,6 +64,8 @@ pub(super) struct Exchange {
     /// Whose server it is for.
     pub(super) route: Arc<Route>,
     pub(super) awaiting: Option<KBox<AwaitingAccept>>,
+    /// What the tunnel will share that the request offers.
+    pub(super) tunnel: Option<Arc<Shared>>,
     pub(super) upstream: Option<Checkout>,
     pub(super) body: Body,
     /// The request once more, if it may be sent again.
@@ -91,6 +94,7 @@ impl Exchange {
             asked,
             route,
             awaiting,
+            tunnel: None,
             upstream: None,
             body: Body::new(
                 request.framing,

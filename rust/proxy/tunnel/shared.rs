@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the two ends of a tunnel know of it together.
+//!
+//! Context: softirq. What one end alone writes is read and written without more; the rest is atomic.
+
+use super::{
+    super::{
+        drain::Drain,
+        pool::Pool,
+        route::Route,
+        settings::Setting,
+        site::Site, //
+    },
+    Side, //
+};
+use crate::net::{
+    random,
+    AtomicMoment,
+    Moment, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            ordering::{
+                Full,
+                Relaxed, //
+            },
+            Atomic, //
+        },
+        Arc, //
+    }, //
+};
+
+/// Nanoseconds of a second.
+const SECOND: u64 = 1_000_000_000;
+
+/// Nanoseconds of a millisecond.
+const MILLISECOND: u64 = 1_000_000;
+
+/// What a tunnel shares.
+pub(crate) struct Shared {
+    pub(super) site: Arc<Site>,
+    pub(super) route: Arc<Route>,
+    pub(super) pool: ARef<Pool>,
+    opened: AtomicMoment,
+    /// When it is to be closed because something is being drained.
+    closes_at: AtomicMoment,
+    /// Bytes and frames from the client, and from the server.
+    passed: [[Atomic<u64>; 2]; 2],
+    /// The time, in nanoseconds, at which the bytes and the frames so far are paid for by the rates.
+    paid: [Atomic<u64>; 2],
+    /// The status code with which it is being closed; 0 if it is not.
+    code: Atomic<u32>,
+    end: Atomic<u32>,
+    /// The part of the lifetime's jitter that this one gets.
+    luck: u8,
+}
+
+// The next size of memory blocks is half as large again.
+const _: () = assert!(size_of::<Shared>() <= 128 - size_of::<u64>());
+
+/// Why a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum End {
+    /// The client sent a Close frame first.
+    ClientClose = 1,
+    /// The server sent a Close frame first.
+    ServerClose,
+    /// The client's FIN came without a Close frame.
+    ClientFin,
+    /// The server's FIN came without a Close frame.
+    ServerFin,
+    /// The client's connection was reset.
+    ClientReset,
+    /// The server's connection was reset.
+    ServerReset,
+    /// The client took nothing, or was not there any more.
+    ClientStalled,
+    /// The server took nothing, or was not there any more.
+    ServerStalled,
+    /// Nothing came from either end.
+    Idle,
+    /// Nothing came from the client.
+    ClientIdle,
+    /// Nothing came from the server.
+    ServerIdle,
+    /// It was open for long enough.
+    Lifetime,
+    /// One end was closed, and the other one silent.
+    HalfClosed,
+    /// The client sent more than it may.
+    Rate,
+    /// The server, the route or the listener was disabled or removed.
+    Drained,
+    /// A frame had a length that is not valid.
+    BadFrame,
+    /// Memory was not to be had, or bytes could not be read.
+    NoMemory,
+}
+
+impl Shared {
+    /// Makes what the tunnel will share that an offer may lead to.
+    pub(crate) fn new(site: Arc<Site>, route: Arc<Route>, pool: ARef<Pool>) -> Result<Arc<Shared>> {
+        let shared = Shared {
+            site,
+            route,
+            pool,
+            opened: AtomicMoment::none(),
+            closes_at: AtomicMoment::none(),
+            passed: [const { [const { Atomic::new(0) }; 2] }; 2],
+            paid: [const { Atomic::new(0) }; 2],
+            code: Atomic::new(0),
+            end: Atomic::new(0),
+            luck: random(256) as u8,
+        };
+        Ok(Arc::new(shared, GFP_ATOMIC | __GFP_NOWARN)?)
+    }
+
+    /// Returns what counts for the tunnel's route.
+    pub(crate) fn setting(&self, setting: Setting) -> u32 {
+        self.route.settings.get(setting)
+    }
+
+    /// Notes that the protocol was switched.
+    pub(crate) fn opened(&self) {
+        self.opened.set(Some(Moment::now()));
+    }
+
+    /// Notes why it ended, if that is not known yet.
+    pub(crate) fn ended(&self, end: End) {
+        let _ = self.end.cmpxchg(0, end as u32, Full);
+    }
+
+    /// Says whether it is being closed by us.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.code.load(Relaxed) != 0
+    }
+
+    /// Returns the status code with which it is being closed.
+    pub(crate) fn code(&self) -> u16 {
+        self.code.load(Relaxed) as u16
+    }
+
+    /// Begins to close it with a status code; says whether it was not being closed already.
+    pub(crate) fn close(&self, code: u16, end: End) -> bool {
+        self.ended(end);
+        self.code.cmpxchg(0, u32::from(code), Full).is_ok()
+    }
+
+    /// Counts what passed from one side. Called by that end alone.
+    pub(crate) fn passed(&self, from: Side, bytes: u64, frames: u32) {
+        let [of_client, of_server] = &self.passed;
+        let [all_bytes, all_frames] = match from {
+            Side::Client => of_client,
+            Side::Server => of_server,
+        };
+        all_bytes.store(all_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
+        let frames = all_frames.load(Relaxed).wrapping_add(u64::from(frames));
+        all_frames.store(frames, Relaxed);
+    }
+
+    /// Returns the end of its lifetime, if that is limited.
+    pub(crate) fn lifetime_end(&self) -> Option<Moment> {
+        let lifetime = match self.setting(Setting::WsLifetime) {
+            0 => return None,
+            lifetime => u64::from(lifetime),
+        };
+        let percent = u64::from(self.setting(Setting::WsLifetimeJitter));
+        let most = lifetime.saturating_mul(percent).wrapping_div(100);
+        let less = most.saturating_mul(u64::from(self.luck)).wrapping_div(255);
+        let lifetime = u32::try_from(lifetime.saturating_sub(less)).unwrap_or(u32::MAX);
+        Some(self.opened.get()?.after_ms(lifetime))
+    }
+
+    fn drains(&self) -> [&Drain; 3] {
+        [&self.site.drain, &self.route.drain, &self.pool.drain]
+    }
+
+    /// Returns when it is to be closed because something is being drained, if that is so.
+    pub(crate) fn drained_at(&self) -> Option<Moment> {
+        let mut drains = self.drains().into_iter().filter(|drain| drain.is_on());
+        let Some(drain) = drains.next() else {
+            self.closes_at.set(None);
+            return None;
+        };
+        if self.closes_at.get().is_none() {
+            self.closes_at.set(drain.turn());
+        }
+        self.closes_at.get()
+    }
+
+    /// Says whether a rate limits what comes from the client.
+    pub(crate) fn is_rated(&self) -> bool {
+        self.setting(Setting::WsBytesRate) | self.setting(Setting::WsFramesRate) != 0
+    }
+
+    /// Returns when the client may be read from again, if it is ahead of its rates. Client's end.
+    pub(crate) fn ahead_until(&self, now: Moment) -> Option<Moment> {
+        let burst = u64::from(self.setting(Setting::WsRateBurst)).saturating_mul(MILLISECOND);
+        let [bytes, frames] = &self.paid;
+        let paid = bytes.load(Relaxed).max(frames.load(Relaxed));
+        let ahead = paid.saturating_sub(now.ns()).checked_sub(burst)?;
+        let ms = ahead.wrapping_div(MILLISECOND).saturating_add(1);
+        Some(now.after_ms(u32::try_from(ms).unwrap_or(u32::MAX)))
+    }
+
+    /// Charges the client for what it sent. Client's end.
+    pub(crate) fn charge(&self, now: Moment, bytes: u64, frames: u32) {
+        let rates = [Setting::WsBytesRate, Setting::WsFramesRate];
+        let units = [bytes, u64::from(frames)];
+        for ((paid, rate), units) in self.paid.iter().zip(rates).zip(units) {
+            let cost = units
+                .saturating_mul(SECOND)
+                .checked_div(u64::from(self.setting(rate)))
+                .unwrap_or(0);
+            let from = paid.load(Relaxed).max(now.ns());
+            paid.store(from.saturating_add(cost), Relaxed);
+        }
+    }
+}
