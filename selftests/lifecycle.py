@@ -238,15 +238,6 @@ def cycles():
     check(grown["SUnreclaim"] <= 8192, f"slab memory grew: {grown}")
 
 
-@case("kmemleak finds nothing after all this", limit=60)
-def no_leaks():
-    squall.unload()
-    report = baseline.kmemleak()
-    if report is None:
-        raise ktap.Skip("this kernel has no kmemleak")
-    equal(report, "", "kmemleak's report")
-
-
 @case("the module can't be unloaded while it is configured, and says so by EBUSY")
 def busy():
     squall.load()

@@ -68,13 +68,15 @@ def kvm_works(args):
 
 def qemu_command(args, out_fd, err_fd):
     append = ["console=ttyS0", "loglevel=7", "panic=-1", "oops=panic", "log_buf_len=16M", "random.trust_cpu=on", "tsc=nowatchdog"]
-    append += ["squall." + args.flavour] + (["squall.kmemleak"] if args.kmemleak else [])
+    # Keeping track of each block of memory makes allocations several times as slow.
+    append += ["squall." + args.flavour, "squall.kmemleak" if args.kmemleak else "kmemleak=off"]
     if args.icount:
         machine = ["-accel", "tcg", "-cpu", "max", "-smp", "1", "-icount", "shift=1,sleep=off"]
     elif kvm_works(args):
         machine = ["-accel", "kvm", "-cpu", "host", "-smp", str(args.smp)]
     else:
-        machine = ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(args.smp)]
+        # With page tables of four levels instead of five a TLB miss costs less.
+        machine = ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", str(args.smp)]
     forwards = "".join(",hostfwd=tcp:127.0.0.1:{}-:{}".format(*forward.split(":")) for forward in args.forward)
     return [
         "qemu-system-x86_64", "-machine", "pc", *machine, "-m", str(args.mem), "-nodefaults", "-no-reboot", "-display", "none",

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What must be back where it was once the module is gone: TCP sockets and memory, slab objects, kmemleak."""
+"""What must be back where it was once the module is gone: TCP sockets and memory, slab objects."""
 
 import os
 import subprocess
 import sys
 import threading
-import time
 import traceback
 
 from . import ktap
 
-KMEMLEAK = "/sys/kernel/debug/kmemleak"
 # TCP accounts memory in pages; what stays in per-CPU reserves of the protocol is not a leak.
 TCP_MEM_SLACK_PAGES = 600
 # Caches of sockets; a leaked sock shows in one of them even if the count of TCP's own is right.
@@ -93,8 +91,8 @@ class Baseline:
 
     def check_slab(self, per_cache):
         """Fails if a socket cache holds more than `per_cache` objects above its base."""
-        if os.path.exists(KMEMLEAK):
-            return  # KASAN keeps freed objects in quarantine, where they count as active; kmemleak tells more
+        if ktap.SLOW:
+            return  # KASAN keeps freed objects in quarantine, where they count as active; kmemleak is asked afterwards
         now = slab()
         grown = {
             name: (self.slab.get(name, 0), count)
@@ -102,26 +100,3 @@ class Baseline:
             if count > self.slab.get(name, 0) + per_cache and not name.startswith("tw_")
         }
         ktap.check(not grown, f"slab caches grew by more than {per_cache} objects: {grown}")
-
-
-def kmemleak():
-    """Reports of kmemleak (debug kernel), or None where it is not there.
-
-    An object must be unreferenced in two scans and older than five seconds to be reported.
-    """
-    if not os.path.exists(KMEMLEAK):
-        return None
-    time.sleep(6)
-    for _ in range(2):
-        with open(KMEMLEAK, "w", encoding="ascii") as file:
-            file.write("scan\n")
-        time.sleep(1)
-    with open(KMEMLEAK, encoding="ascii", errors="replace") as file:
-        return file.read()
-
-
-def forget_leaks():
-    """Clears what kmemleak has reported so far."""
-    if os.path.exists(KMEMLEAK):
-        with open(KMEMLEAK, "w", encoding="ascii") as file:
-            file.write("clear\n")
