@@ -13,11 +13,14 @@
 //! 4. [`h1::BodyDecoder`] tells content from framing without touching the content.
 //! 5. [`frame::Frames`] follows what is relayed after a switch to WebSocket.
 //!
+//! [`canonical`] and [`trie`] are for whoever compares hosts and paths with those of a request.
+//!
 //! A module may import only from those before it: `error`, `span`, `field`, `head`, `message`,
-//! `connection`, `target`, `ws`, `request`, `response`, `h1`, `frame`.
+//! `connection`, `target`, `canonical`, `trie`, `ws`, `request`, `response`, `h1`, `frame`.
 
 #![forbid(unsafe_code)]
 
+pub mod canonical;
 pub mod connection;
 pub mod error;
 pub mod field;
@@ -29,6 +32,7 @@ pub mod request;
 pub mod response;
 pub mod span;
 pub mod target;
+pub mod trie;
 pub mod ws;
 
 pub use self::error::Error;

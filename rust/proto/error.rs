@@ -147,4 +147,6 @@ errors! {
     BodyTooLarge "body_too_large" 413;
     /// The connection ended before the message did. RFC 9112 section 8.
     Truncated "truncated" 400;
+    /// A path that a route is chosen by cannot be compared; see [`crate::proto::canonical::Path`].
+    BadPath "bad_path" 400;
 }

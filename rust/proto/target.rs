@@ -37,6 +37,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// Returns path and query: empty, or begins with `/` or `?`. Those of `*` are empty.
+    pub fn path(self) -> Span {
+        match self {
+            Target::Origin(path) | Target::Absolute { path, .. } => path,
+            Target::Asterisk | Target::AbsoluteAsterisk { .. } => Span::EMPTY,
+        }
+    }
+
     /// Reads the request target of a request with this method.
     pub fn parse<S: Source + ?Sized>(
         target: Span,
@@ -84,16 +92,11 @@ const MAX_IPV6: usize = 45;
 
 /// Says whether `authority` is host[:port] with a host and, if there is a colon, a port from 1 to
 /// 65535. RFC 3986 section 3.2; user information is refused as RFC 9110 section 4.2.4 advises.
-pub(super) fn check_authority<S: Source + ?Sized>(authority: Span, src: &S) -> Result<(), Error> {
+pub fn check_authority<S: Source + ?Sized>(authority: Span, src: &S) -> Result<(), Error> {
     let port = match without_prefix(authority, src, b"[") {
         Some(rest) => {
-            let (address, rest) = cut(rest, src, |byte| byte == b']');
-            let mut buffer = [0u8; MAX_IPV6];
-            address
-                .copy_to(src, &mut buffer)
-                .and_then(|text| core::str::from_utf8(text).ok())
-                .and_then(|text| text.parse::<Ipv6Addr>().ok())
-                .ok_or(Error::BadAuthority)?;
+            ipv6(authority, src).ok_or(Error::BadAuthority)?;
+            let (_, rest) = cut(rest, src, |byte| byte == b']');
             without_prefix(rest, src, b"]").ok_or(Error::BadAuthority)?
         }
         None => {
@@ -109,6 +112,15 @@ pub(super) fn check_authority<S: Source + ?Sized>(authority: Span, src: &S) -> R
     } else {
         Err(Error::BadAuthority)
     }
+}
+
+/// Returns the IPv6 address in brackets with which `authority` begins. RFC 3986 section 3.2.2.
+pub(super) fn ipv6<S: Source + ?Sized>(authority: Span, src: &S) -> Option<Ipv6Addr> {
+    let rest = without_prefix(authority, src, b"[")?;
+    let (address, _) = cut(rest, src, |byte| byte == b']');
+    let mut buffer = [0u8; MAX_IPV6];
+    let text = address.copy_to(src, &mut buffer)?;
+    core::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Says whether the span is a name or IPv4 address, of unreserved and percent-encoded bytes only.
