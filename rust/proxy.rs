@@ -3,8 +3,8 @@
 //! The reverse proxy: what connections are for.
 //!
 //! - [`config`] is what `/sys/kernel/config/squall` shows and changes.
-//! - [`site`] is what a listener serves, [`route`] are the servers for it and how one of them is chosen.
-//!   [`network`] is a list of networks, [`limits`] are those of messages, [`settings`] what a route
+//! - [`site`] is what a listener serves, [`router`] which of its routes is a request's, [`route`] are
+//!   the servers of one and how one of them is chosen. [`network`] is a list of networks, [`limits`] are those of messages, [`settings`] what a route
 //!   may set for itself.
 //! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.
 //! - [`upstream`] is the server's side, [`pool`] keeps a server's connections.
@@ -29,6 +29,7 @@ mod network;
 mod pool;
 mod reading;
 mod route;
+mod router;
 mod session;
 mod settings;
 mod site;

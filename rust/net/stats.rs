@@ -130,6 +130,8 @@ counters! {
     BadFrames "bad_frames";
     /// Frames relayed.
     Frames "frames";
+    /// 404: no route takes the request.
+    NoRoute "no_route";
 }
 
 /// The first counter that the user of this module numbers.

@@ -5,7 +5,7 @@
 //! ```text
 //! squall/{stats,refused_requests,refused_responses}
 //! squall/<listener>/{address,enable,trusted,forwarded,stats}
-//! squall/<listener>/<route>/{balance,stats}
+//! squall/<listener>/<route>/{host,path,balance,stats}
 //! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,stats}
 //! ```
 //!

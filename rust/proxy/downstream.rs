@@ -88,6 +88,7 @@ mod exchange;
 
 use self::exchange::{
     encode,
+    find_route,
     judge,
     may_repeat,
     Exchange, //
@@ -198,12 +199,20 @@ impl Downstream {
             Err(Failure::Protocol(error)) => return self.refuse(io, error),
             Err(_) => return self.answer_last(io, 503),
         };
+        let route = match find_route(&self.site, reading, &request, io) {
+            Ok(route) => route,
+            Err(Failure::Protocol(error)) => return self.refuse(io, error),
+            Err(_) => return self.answer_last(io, 503),
+        };
         self.site.requested();
         let mut asked = Asked::from(&request);
         asked.keep_alive = asked.keep_alive && self.may_go_on();
-        let Some(route) = self.site.route() else {
-            return self.answer_last(io, 503);
+        let Some(route) = route else {
+            self.site.unrouted();
+            let go_on = asked.keep_alive && request.framing == BodyFraming::None;
+            return self.answer_as(io, 404, go_on, asked.head_method);
         };
+        route.requests.inc();
         let most = limits::content(route.settings.get(Setting::BodyMaxKib));
         if matches!(request.framing, BodyFraming::Length(length) if length > most) {
             return self.refuse(io, proto::Error::BodyTooLarge);
@@ -462,26 +471,26 @@ impl Downstream {
             let whole = self.state == State::Response;
             exchange.asked.keep_alive && (whole || exchange.request.framing == BodyFraming::None)
         });
-        if !go_on {
-            return self.answer_last(io, status);
-        }
-        let head_method = self.head_method();
-        self.exchange = None;
-        if let Some(reading) = self.reading.take() {
-            io.consume(reading.len());
-        }
-        if self.send_error(io, status, false, head_method) {
-            self.next(io);
-        }
+        self.answer_as(io, status, go_on, self.head_method());
     }
 
     /// Answers and closes.
     fn answer_last(&mut self, io: &mut Io<'_>, status: u16) {
-        let head_method = self.head_method();
+        self.answer_as(io, status, false, self.head_method());
+    }
+
+    /// Answers, and goes on or closes.
+    fn answer_as(&mut self, io: &mut Io<'_>, status: u16, go_on: bool, head_method: bool) {
         self.exchange = None;
-        self.reading = None;
-        if self.send_error(io, status, true, head_method) {
-            io.release();
+        let reading = self.reading.take();
+        if let Some(reading) = reading.filter(|_| go_on) {
+            io.consume(reading.len());
+        }
+        let sent = self.send_error(io, status, !go_on, head_method);
+        match go_on {
+            true if sent => self.next(io),
+            false if sent => io.release(),
+            _ => {}
         }
     }
 

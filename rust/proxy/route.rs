@@ -31,6 +31,10 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            ordering::Relaxed,
+            AtomicFlag, //
+        },
         Arc, //
     }, //
 };
@@ -98,6 +102,9 @@ pub(crate) struct Route {
     pub(crate) drain: Drain,
     tunnels_opened: Tally,
     tunnels_closed: Tally,
+    /// Requests that were sent its way.
+    pub(crate) requests: Tally,
+    retired: AtomicFlag,
 }
 
 #[derive(Default)]
@@ -215,6 +222,8 @@ impl Route {
                 drain: Drain::new(),
                 tunnels_opened: Tally::default(),
                 tunnels_closed: Tally::default(),
+                requests: Tally::default(),
+                retired: AtomicFlag::new(false),
             }),
             GFP_KERNEL,
         )
@@ -242,6 +251,16 @@ impl Route {
     /// Notes that a tunnel's downstream connection is closed.
     pub(crate) fn tunnel_closed(&self) {
         self.tunnels_closed.inc();
+    }
+
+    /// Notes that the route was removed: no request is to be sent its way any more.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// Says whether the route was removed.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
     }
 
     /// Adds a server. Fails with `ENOSPC` if there are [`SERVERS_MAX`].

@@ -3,12 +3,12 @@
 //! What a listener serves, as the data path sees it.
 //!
 //! Configuration changes it while connections use it: each request looks anew, and what it found it
-//! keeps to its end.
+//! keeps to its end. Which route that is, [`super::router`] decides.
 
 use super::{
     drain::Drain,
     network::Networks,
-    route::Route,
+    router::Router,
     session::{
         Conn,
         DRAIN, //
@@ -20,7 +20,11 @@ use crate::{
             new_bh_lock,
             BhLock, //
         },
-        stats::Tally, //
+        stats::{
+            self,
+            Counter,
+            Tally, //
+        }, //
     },
     proto, //
 };
@@ -36,8 +40,9 @@ use kernel::{
 /// What a listener serves.
 #[pin_data]
 pub(crate) struct Site {
+    /// Its routes.
     #[pin]
-    route: BhLock<Option<Arc<Route>>>,
+    pub(crate) router: Router,
     #[pin]
     origin: BhLock<Origin>,
     /// The listener is disabled or removed.
@@ -63,36 +68,21 @@ pub(crate) struct Counts {
     pub(crate) refused: Tally,
     pub(crate) tunnels_opened: Tally,
     pub(crate) tunnels_closed: Tally,
+    pub(crate) no_route: Tally,
 }
 
 impl Site {
-    /// Makes a site without a route.
+    /// Makes a site without routes.
     pub(crate) fn new() -> Result<Arc<Site>> {
         Arc::pin_init(
             try_pin_init!(Site {
-                route <- new_bh_lock!(None),
+                router <- Router::new(),
                 origin <- new_bh_lock!(Origin::default()),
                 drain: Drain::new(),
                 counts: Counts::default(),
             }),
             GFP_KERNEL,
         )
-    }
-
-    /// Sets the route. Fails with `EEXIST` if there is one.
-    pub(crate) fn set_route(&self, route: Arc<Route>) -> Result {
-        let mut place = self.route.lock();
-        if place.is_some() {
-            return Err(EEXIST);
-        }
-        *place = Some(route);
-        Ok(())
-    }
-
-    /// Takes the route away.
-    pub(crate) fn clear_route(&self) {
-        let route = self.route.lock().take();
-        drop(route);
     }
 
     /// Sets the networks whose clients are trusted.
@@ -129,11 +119,6 @@ impl Site {
         Conn::post_all(DRAIN);
     }
 
-    /// Returns the route of a request.
-    pub(crate) fn route(&self) -> Option<Arc<Route>> {
-        self.route.lock().clone()
-    }
-
     /// Notes an accepted connection.
     pub(crate) fn connection_opened(&self) {
         self.counts.opened.inc();
@@ -147,6 +132,12 @@ impl Site {
     /// Notes a request.
     pub(crate) fn requested(&self) {
         self.counts.requests.inc();
+    }
+
+    /// Notes a request that no route takes.
+    pub(crate) fn unrouted(&self) {
+        self.counts.no_route.inc();
+        stats::inc(Counter::NoRoute);
     }
 
     /// Notes a malformed request.

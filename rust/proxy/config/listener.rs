@@ -181,7 +181,8 @@ impl AttributeOperations<2> for ListenerDir {
             writeln!(text, "requests {}", counts.requests.get())?;
             writeln!(text, "bad_requests {}", counts.refused.get())?;
             writeln!(text, "tunnels_open {}", tunnels.saturating_sub(ended))?;
-            writeln!(text, "tunnels {}", tunnels)
+            writeln!(text, "tunnels {}", tunnels)?;
+            writeln!(text, "no_route {}", counts.no_route.get())
         })
     }
 }

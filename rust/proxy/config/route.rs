@@ -48,9 +48,15 @@ struct RouteMade {
     route: Arc<Route>,
 }
 
+impl RouteMade {
+    fn is_placed(&self) -> bool {
+        self.site.router.is_placed(&self.route)
+    }
+}
+
 impl Drop for RouteMade {
     fn drop(&mut self) {
-        self.site.clear_route();
+        self.site.router.remove(&self.route);
         self.route.drain();
     }
 }
@@ -69,6 +75,8 @@ impl RouteDir {
             attributes: [
                 stats: 0,
                 balance: 1,
+                host: 2,
+                path: 3,
                 body_timeout_ms: 100,
                 body_rate_min: 101,
                 body_max_kib: 102,
@@ -91,9 +99,12 @@ impl RouteDir {
             ],
         };
         let route = Route::new()?;
-        site.set_route(route.clone()).map_err(|err| {
-            let why = format_args!("the listener has a route already");
-            refuse(listener, "", dir.to_bytes(), why, err)
+        site.router.add(route.clone()).map_err(|err| {
+            let why = match err {
+                ENOSPC => "the listener has as many routes as it may",
+                _ => "no memory",
+            };
+            refuse(listener, "", dir.to_bytes(), format_args!("{why}"), err)
         })?;
         let made = RouteMade { site, route };
         let route = name(dir)?;
@@ -120,7 +131,9 @@ impl AttributeOperations<0> for RouteDir {
         let (servers, up) = dir.made.route.count();
         show(page, |text| {
             writeln!(text, "servers {}", servers)?;
-            writeln!(text, "servers_up {}", up)
+            writeln!(text, "servers_up {}", up)?;
+            writeln!(text, "requests {}", dir.made.route.requests.get())?;
+            writeln!(text, "placed {}", u8::from(dir.made.is_placed()))
         })
     }
 }
@@ -152,6 +165,52 @@ impl AttributeOperations<1> for RouteDir {
         dir.made.route.balance(Some(*balance));
         Ok(())
     }
+}
+
+#[vtable]
+impl AttributeOperations<2> for RouteDir {
+    type Data = RouteDir;
+
+    fn show(dir: &RouteDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let made = &dir.made;
+        let router = &made.site.router;
+        router.with_key(&made.route, |host, _| show_text(host, page))
+    }
+
+    /// Takes a host, or a host and a path, so that both can be changed at once.
+    fn store(dir: &RouteDir, page: &[u8]) -> Result {
+        let text = page.trim_ascii();
+        let (host, path) = match text.iter().position(u8::is_ascii_whitespace) {
+            _ if text.starts_with(b"/") => (Some(&b""[..]), Some(text)),
+            Some(end) => (text.get(..end), text.get(end..).map(<[u8]>::trim_ascii)),
+            None => (Some(text), None),
+        };
+        dir.store_key("host", page, host, path)
+    }
+}
+
+#[vtable]
+impl AttributeOperations<3> for RouteDir {
+    type Data = RouteDir;
+
+    fn show(dir: &RouteDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let made = &dir.made;
+        let router = &made.site.router;
+        router.with_key(&made.route, |_, path| show_text(path, page))
+    }
+
+    fn store(dir: &RouteDir, page: &[u8]) -> Result {
+        dir.store_key("path", page, None, Some(page.trim_ascii()))
+    }
+}
+
+/// Shows a text and a line feed, or nothing if it is empty.
+fn show_text(value: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+    let value = core::str::from_utf8(value).unwrap_or_default();
+    show(page, |text| match value {
+        "" => Ok(()),
+        value => writeln!(text, "{value}"),
+    })
 }
 
 /// Makes a file of a setting: it shows what counts, and takes a number, or `default` for the sysctl's.
@@ -197,6 +256,27 @@ setting_file! {
 }
 
 impl RouteDir {
+    fn store_key(
+        &self,
+        attribute: &str,
+        page: &[u8],
+        host: Option<&[u8]>,
+        path: Option<&[u8]>,
+    ) -> Result {
+        let set = self.made.site.router.set(&self.made.route, host, path);
+        set.map_err(|err| {
+            let why = match (err, host) {
+                (EEXIST, _) => "another route of the listener has this host and path",
+                (EINVAL, Some(_)) => {
+                    "neither empty nor of the form name, *.name or [v6], and perhaps a path"
+                }
+                (EINVAL, None) => "not of the form / or /a/b, or in no form that is compared",
+                _ => "no memory",
+            };
+            refuse(&self.name, attribute, page, format_args!("{why}"), err)
+        })
+    }
+
     fn show_setting(&self, setting: Setting, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
         let settings = &self.made.route.settings;
         show(page, |text| match settings.own(setting) {

@@ -133,6 +133,17 @@ pub(super) fn judge(
     Ok((request, awaiting))
 }
 
+/// Finds the route of the request; `None` if the listener has none for it.
+pub(super) fn find_route(
+    site: &Site,
+    reading: &mut Reading,
+    request: &Request,
+    io: &Io<'_>,
+) -> Result<Option<Arc<Route>>, Failure> {
+    let (_, bytes) = reading.complete(io)?;
+    site.router.find(request, &bytes).map_err(Failure::Protocol)
+}
+
 /// Keeps what the server's answer to an offer to upgrade must match.
 #[inline(never)] // The value is made on the stack: not on the frame of what follows.
 fn await_accept(
