@@ -7,7 +7,6 @@ Needs a kernel with fault injection. Only allocations below a function of the mo
 """
 
 import contextlib
-import glob
 import hashlib
 import os
 import random
@@ -16,13 +15,11 @@ import subprocess
 import threading
 import time
 
-from lib import baseline, ktap, session, squall, wire, ws
+from lib import baseline, ktap, session, slabs, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 DEBUG = "/sys/kernel/debug"
 FAILSLAB, FAIL_PAGES = f"{DEBUG}/failslab", f"{DEBUG}/fail_page_alloc"
-# What the checks of the debug kernel keep their own records in: refused, they switch themselves off.
-CHECKERS = ("kmemleak_object", "kmemleak_scan_area", "debug_objects_cache", "kmem_cache", "kmem_cache_node")
 # The slab allocator's own words about a page that it did not get.
 LOG = r"SLUB: Unable to allocate memory|^\s+cache: |^\s+node \d+: slabs"
 CONTENT = random.Random(1).randbytes(1 << 20)
@@ -44,19 +41,11 @@ def text_range():
     return start, start + size
 
 
-def choose_caches():
-    """Lets every slab cache fail but those of the kernel's own checks."""
-    for path in glob.glob("/sys/kernel/slab/*/failslab"):
-        name = path.split("/")[-2]
-        with contextlib.suppress(OSError):  # one that is merged with others cannot be chosen
-            squall.write(path, 0 if name in CHECKERS else 1)
-
-
 @contextlib.contextmanager
 def failing(percent):
     """While entered, `percent` of the allocations that the module causes in softirq fail."""
     start, end = text_range()
-    choose_caches()
+    slabs.choose_caches()
     settings = {
         "verbose": 0, "interval": 1, "times": -1, "space": 0, "task-filter": "N", "ignore-gfp-wait": "Y",
         "ignore-gfp-highmem": "Y", "min-order": 0, "cache-filter": "Y", "stacktrace-depth": 32,

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 
-from lib import ktap, session, squall, wire, ws
+from lib import ktap, session, slabs, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 REFUSED = "squall.*refused"
@@ -452,97 +452,100 @@ def upgrades():
             equal(client.who("/chatter"), "plain", "who answers a plain request")
 
 
-@case("a listener has 1,024 routes, each of them found, and no more", log=REFUSED, limit=60)
+MANY = ktap.scaled(ROUTES_MAX, 256)
+
+
+@case(f"of {MANY} routes each is found; a listener has {ROUTES_MAX} at most", log=REFUSED, limit=60)
 def many():
     numbers = random.Random(5)
     # Hosts that share their ends and paths that share their beginnings.
-    keys = [(f"h{number % 97}.{'d' * (number % 7)}example.com", f"/p{'p' * (number % 13)}/{number}") for number in range(ROUTES_MAX)]
-    with Web() as web, web.connect() as client:
+    keys = [(f"h{number % 97}.{'d' * (number % 7)}example.com", f"/p{'p' * (number % 13)}/{number}") for number in range(MANY)]
+    with Web() as web:
         start = time.monotonic()
         for number, key in enumerate(keys):
             web.add(f"r{number}", *key)
-        ktap.note(f"{ROUTES_MAX} routes in {time.monotonic() - start:.1f} s")
+        ktap.note(f"{MANY} routes in {time.monotonic() - start:.1f} s")
+        with web.connect() as client:
+            for number in numbers.sample(range(MANY), ktap.scaled(100, 30)):
+                host, path = keys[number]
+                client.send(head_of(f"{path}/x", f"{host.upper()}:80"))
+                # None of them has a server.
+                equal(client.read_response()[0].status, 503, "status")
+                equal(web.counts(f"r{number}")["requests"], 1, f"requests of {host}{path}")
+                # Of the other paths that begin like this none has the same host.
+                client.send(head_of(f"{path}0", host))
+                equal(client.read_response()[0].status, 404, f"status of {host}{path}0")
+            web.remove("r7")
+            client.send(head_of(keys[7][1], keys[7][0]))
+            equal(client.read_response()[0].status, 404, "status of what was removed")
+        for number in range(MANY, ROUTES_MAX + 1):
+            os.mkdir(web.route(f"r{number}"))
         try:
             os.mkdir(web.route("more"))
             raise AssertionError("there is one more")
         except OSError as refusal:
             equal(refusal.errno, errno.ENOSPC, "errno")
-        for number in numbers.sample(range(ROUTES_MAX), 100):
-            host, path = keys[number]
-            client.send(head_of(f"{path}/x", f"{host.upper()}:80"))
-            # None of them has a server.
-            equal(client.read_response()[0].status, 503, "status")
-            equal(web.counts(f"r{number}")["requests"], 1, f"requests of {host}{path}")
-            client.send(head_of(f"{path}0", host))
-            wrong = (host, f"{path}0") in keys
-            equal(client.read_response()[0].status, 503 if wrong else 404, f"status of {host}{path}0")
-        web.remove("r7")
-        client.send(head_of(keys[7][1], keys[7][0]))
-        equal(client.read_response()[0].status, 404, "status of what was removed")
+        web.remove("r8")
         os.mkdir(web.route("more"))
 
 
 @case("without memory for another table a key stays what it was, and what is removed gets nothing more", log="squall.*(refused|no memory)")
 def no_memory():
-    nth, slab = "/proc/thread-self/fail-nth", "/sys/kernel/debug/failslab"
-    if not (os.path.exists(nth) and os.path.isdir(slab)):
+    marker, slab = "/proc/thread-self/make-it-fail", "/sys/kernel/debug/failslab"
+    if not (os.path.exists(marker) and os.path.isdir(slab)):
         raise ktap.Skip("this kernel does not inject faults")
-    before = {name: squall.read(f"{slab}/{name}") for name in ("ignore-gfp-wait", "verbose")}
+    wanted = {"ignore-gfp-wait": "N", "cache-filter": "Y", "task-filter": "Y", "verbose": 0, "times": -1, "interval": 1, "space": 0, "probability": 100}
+    before = {name: squall.read(f"{slab}/{name}") for name in wanted}
+    slabs.choose_caches()
 
-    def failing(number, action):
-        """Runs `action` with its allocation of this number failing; says whether it came to that, and what it raised."""
-        failure = None
-        file = os.open(nth, os.O_RDWR)
+    def failing(space, action):
+        """Runs `action` with memory for allocations of so many bytes; returns what it raised."""
+        squall.write(f"{slab}/space", space)
+        file = os.open(marker, os.O_WRONLY)
         try:
-            os.write(file, b"%d" % number)
-            try:
-                action()
-            except OSError as error:
-                failure = error
-            left = int(os.pread(file, 20, 0).split()[0])
-            os.pwrite(file, b"0", 0)
+            os.write(file, b"1")
+            action()
+        except OSError as failure:
+            return failure
         finally:
+            os.write(file, b"0")
             os.close(file)
-        return left == 0, failure
 
     try:
-        squall.write(f"{slab}/ignore-gfp-wait", "N")
-        squall.write(f"{slab}/verbose", 0)
+        for name, value in wanted.items():
+            squall.write(f"{slab}/{name}", value)
         with Web() as web, web.served(a=("", "/a"), b=("", "/b")), Client(web) as client:
             path = os.open(f"{web.route('a')}/path", os.O_WRONLY)
-            failed, number = 0, 0
-            while True:
-                number += 1
-                came, failure = failing(number, lambda: os.write(path, b"/c\n"))
-                if failure:
-                    equal(failure.errno, errno.ENOMEM, f"errno of allocation {number}")
-                    failed += 1
-                    equal((web.key("a"), client.who("/a"), client.who("/b"), client.ask("/c")), (("", "/a"), "a", "b", 404), "after that")
-                if not came:
-                    break
+            for failed in range(1000):
+                failure = failing(16 * failed, lambda: os.write(path, b"/c\n"))
                 if not failure:
-                    web.set("a", "path", "/a")
+                    break
+                equal(failure.errno, errno.ENOMEM, f"errno with {16 * failed} bytes")
+                if failed % 8 == 0:
+                    equal((web.key("a"), client.who("/a"), client.who("/b"), client.ask("/c")), (("", "/a"), "a", "b", 404), "after that")
             os.close(path)
             equal((web.key("a"), client.who("/c"), client.ask("/a")), (("", "/c"), "a", 404), "with memory")
-            check(failed >= 5, f"only {failed} allocations failed the write")
-            ktap.note(f"{failed} failed allocations of a change")
-            for number in range(1, 100):
+            ktap.note(f"a change takes {16 * failed} bytes")
+            # More than the copies of the path.
+            check(failed > 10, f"only {failed} changes failed")
+            stayed = 0
+            for space in range(0, 16 * failed, 64):
                 web.add("x", "", "/x")
                 web.add("y", "", "/x/y")
-                came, failure = failing(number, lambda: os.rmdir(web.route("y")))
+                ktap.kernel_lines()
+                failure = failing(space, lambda: os.rmdir(web.route("y")))
                 if failure:
                     web.remove("y")
-                answers = [client.ask(target) for target in ("/x/y", "/x")]
-                equal(answers, [503, 503], f"answers after allocation {number} failed")
+                stayed += any("no memory to take a route out" in line for line in ktap.kernel_lines())
+                equal([client.ask(target) for target in ("/x/y", "/x")], [503, 503], f"answers after a removal with {space} bytes")
                 equal(web.counts("x")["requests"], 2, "requests of the shorter path")
                 web.remove("x")
                 equal(client.ask("/x/y"), 404, "answer without the route")
-                if not came:
-                    break
-            check(number >= 5, f"a removal has only {number} allocations")
+            ktap.note(f"{stayed} removed routes stayed in a table")
+            check(stayed > 0, "no removal was without memory")
     finally:
-        for name, value in before.items():
-            squall.write(f"{slab}/{name}", value)
+        for name in ("probability", *before):
+            squall.write(f"{slab}/{name}", before[name])
 
 
 @case("a setting counts for its route alone and at once, and 'default' is the sysctl's value again")
