@@ -136,6 +136,8 @@ struct squall_sysctl {
 	u32 ws_rate_action;
 	u32 drain;
 	u32 drain_restart;
+	u32 connects_per_second;
+	u32 tcp_keepalive_ms;
 };
 
 extern struct squall_sysctl squall_sysctl;
@@ -216,6 +218,7 @@ void squall_sk_disconnect(struct sock *sk);
 bool squall_sk_shutdown_send(struct sock *sk);
 bool squall_can_send_control(void);
 void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 unsent_max);
+void squall_sk_keepalive(struct sock *sk, u32 ms);
 void squall_sk_peer(const struct sock *sk, u8 *addr, u16 *port);
 int squall_sk_state(const struct sock *sk);
 int squall_sk_error(struct sock *sk);

@@ -19,6 +19,7 @@ mod crypto;
 mod io;
 mod listener;
 pub(crate) mod lock;
+mod pace;
 mod queue;
 mod rx;
 mod serve;
@@ -49,6 +50,7 @@ pub(crate) use self::{
     },
     io::Io,
     listener::Listener,
+    pace::Pace,
     queue::OutQueue,
     rx::{
         Stop,

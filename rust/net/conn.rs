@@ -436,7 +436,10 @@ impl<S: Session> Conn<S> {
         let locked = unsafe { &mut *conn.locked.get() };
         locked.control.connecting = true;
         // SAFETY: The lock is held; the callbacks are not installed.
-        unsafe { Self::hook(&conn) };
+        unsafe {
+            Self::hook(&conn);
+            bindings::squall_sk_keepalive(sk, sysctl::tcp_keepalive_ms());
+        }
         // SAFETY: The lock is held and no process knows the socket; the address is one of its
         // family.
         let result = kernel::error::to_result(unsafe {

@@ -230,7 +230,6 @@ struct sock *squall_sk_create(struct net *net, int family,
 		return NULL;
 	}
 	tcp_sk(sk)->nonagle |= TCP_NAGLE_OFF;
-	sock_set_flag(sk, SOCK_KEEPOPEN);
 	return sk;
 }
 
@@ -398,6 +397,25 @@ void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 unsent_max)
 	sk->sk_userlocks |= SOCK_RCVBUF_LOCK;
 	WRITE_ONCE(sk->sk_rcvbuf, rcvbuf);
 	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, unsent_max);
+}
+
+/* How often a silent peer is probed before it is given up. */
+#define KEEPALIVE_PROBES 3UL
+
+/*
+ * Before connecting: the handshake's end starts the timer.  After @ms of
+ * silence the peer is probed, and given up after as long again without an
+ * answer.  0 is never.
+ */
+void squall_sk_keepalive(struct sock *sk, u32 ms)
+{
+	u32 ticks = max(msecs_to_jiffies(ms), KEEPALIVE_PROBES);
+	struct tcp_sock *tp = tcp_sk(sk);
+
+	sock_valbool_flag(sk, SOCK_KEEPOPEN, ms > 0);
+	WRITE_ONCE(tp->keepalive_time, ticks);
+	WRITE_ONCE(tp->keepalive_intvl, ticks / KEEPALIVE_PROBES);
+	WRITE_ONCE(tp->keepalive_probes, KEEPALIVE_PROBES);
 }
 
 /* @addr gets 16 bytes, an IPv4 address as ::ffff:a.b.c.d; @port host order. */

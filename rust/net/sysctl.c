@@ -51,6 +51,8 @@ struct squall_sysctl squall_sysctl = {
 	.ws_close_timeout = 5000,
 	.ws_rate_burst = 1000,
 	.drain = 10000,
+	.connects_per_second = 10000,
+	.tcp_keepalive_ms = 60000,
 };
 
 /* The largest range any of them may have; each row narrows it. */
@@ -92,6 +94,7 @@ static const unsigned int count_lo = 1, count_hi = 4 << 20;
 static const unsigned int pipelined_hi = U16_MAX;
 static const unsigned int percent_hi = 100, action_hi = 2, flag_hi = 1;
 static const unsigned int rate_hi = 1 << 30;
+static const unsigned int connects_hi = 1000000;
 
 #define ENTRY(member, lo, hi)						\
 	{								\
@@ -163,6 +166,8 @@ static struct ctl_table squall_table[] = {
 	ENTRY(ws_rate_action, none, action_hi),
 	SPAN(drain, none, ms_max),
 	ENTRY(drain_restart, none, flag_hi),
+	ENTRY(connects_per_second, count_lo, connects_hi),
+	ENTRY(tcp_keepalive_ms, none, ms_max),
 };
 
 /* The range of the entry @name; false if there is none. */

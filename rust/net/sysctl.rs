@@ -112,6 +112,10 @@ values! {
     drain;
     /// 1: such tunnels are closed with the status code 1012, not 1001.
     drain_restart;
+    /// Attempts to connect to servers in a second, at most, to all of them together.
+    connects_per_second;
+    /// Milliseconds of silence after which a server is probed by TCP; 0 for never.
+    tcp_keepalive_ms;
 }
 
 /// Returns the least and the largest value of `net.squall.<name>`. Process context.

@@ -23,7 +23,7 @@ impl Moment {
         Moment::from_jiffies(unsafe { bindings::squall_jiffies() })
     }
 
-    const fn from_jiffies(jiffies: usize) -> Moment {
+    pub(super) const fn from_jiffies(jiffies: usize) -> Moment {
         match NonZeroUsize::new(jiffies) {
             Some(jiffies) => Moment(jiffies),
             None => Moment(NonZeroUsize::MIN),

@@ -43,6 +43,7 @@ use crate::net::{
     Events,
     Moment,
     OutQueue,
+    Pace,
     Run,
     SocketAddr,
     Task, //
@@ -61,6 +62,10 @@ const CONNECTING_MAX: u32 = 128;
 
 /// Attempts started by one run of the task; more follow in the next tick.
 const CONNECTS_PER_RUN: u32 = 16;
+
+/// When attempts to connect may be made, to all servers together: a fleet that comes back is not met by a
+/// storm.
+static CONNECTS: Pace = Pace::new();
 
 /// Milliseconds until the next run when there is more to connect.
 const PACE_MS: u32 = 1;
@@ -121,6 +126,8 @@ struct Shared {
     backoff: u32,
     /// No attempt before this.
     not_before: Option<Moment>,
+    /// The attempts that are ours by [`CONNECTS`]: from when on, and how many.
+    turns: Option<(Moment, u32)>,
     stopped: bool,
 }
 
@@ -229,6 +236,19 @@ impl Shared {
             .min(most.saturating_sub(self.connecting))
     }
 
+    /// Takes one of the turns to connect, of `wanted`, if it has come; else returns the milliseconds until then.
+    fn take_turn(&mut self, wanted: u32) -> u32 {
+        let (due, left) = self.turns.unwrap_or_else(|| {
+            let rate = sysctl::connects_per_second();
+            let count = wanted.min(CONNECTS_PER_RUN).min(Pace::per_tick(rate));
+            (CONNECTS.reserve(count, rate), count)
+        });
+        let wait = Moment::now().ms_until(due);
+        let left = left.saturating_sub(u32::from(wait == 0));
+        self.turns = (left > 0).then_some((due, left));
+        wait
+    }
+
     /// Notes a failed attempt; returns the milliseconds to wait.
     fn back_off(&mut self) -> u32 {
         if self.backoff_left() > 0 {
@@ -268,6 +288,7 @@ pub(crate) fn start(addr: SocketAddr, size: Size) -> Result<ARef<Pool>> {
             failures: 0,
             backoff: 0,
             not_before: None,
+            turns: None,
             stopped: false,
         }),
         drain: Drain::new(),
@@ -536,9 +557,16 @@ impl Run for Server {
                 }
                 continue;
             }
-            if shared.wanted() == 0 {
+            let wanted = shared.wanted();
+            let wait = match wanted {
                 // Whoever asked for this run may have put off the one that ends a backoff.
-                let wait = shared.backoff_left();
+                0 => {
+                    shared.turns = None;
+                    shared.backoff_left()
+                }
+                _ => shared.take_turn(wanted),
+            };
+            if wanted == 0 || wait > 0 {
                 drop(shared);
                 if wait > 0 {
                     pool.kick_after(wait);
