@@ -7,6 +7,9 @@
 //! squall/<listener>/{address,enable,trusted,forwarded,stats}
 //! squall/<listener>/<route>/{host,path,balance,stats}
 //! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,stats}
+//! squall/<listener>/<route>/{balance,stats}
+//! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,
+//!                              fails_max,stats}
 //! ```
 //!
 //! A wrong value is refused with an errno, and with a line in the log that names it; what was

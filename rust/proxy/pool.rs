@@ -7,12 +7,17 @@
 //! find none wait in order while more are connected, one for each that waits.
 //!
 //! When no connection can be made the server counts as down: requests are refused at once, and
-//! attempts follow each other with exponential backoff and jitter, one at a time, in softirq.
+//! attempts follow each other with exponential backoff and jitter, one at a time, in softirq. So does a
+//! server that accepts connections and fails requests; see [`Record`].
 //!
 //! Context: softirq. The pool's lock is a leaf: no other lock is taken under it.
 
 use super::{
     drain::Drain,
+    record::{
+        backoff,
+        Record, //
+    },
     session::{
         Conn,
         Mail,
@@ -33,7 +38,6 @@ use crate::net::{
         new_bh_lock,
         BhLock, //
     },
-    random,
     stats::{
         self,
         Counter,
@@ -54,7 +58,13 @@ use core::{
 };
 use kernel::{
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        atomic::{
+            ordering::Relaxed,
+            AtomicFlag, //
+        }, //
+    }, //
 };
 
 /// Attempts to connect that may be under way to one server.
@@ -91,6 +101,8 @@ pub(crate) struct Server {
     shared: BhLock<Shared>,
     /// The server is disabled or removed.
     pub(crate) drain: Drain,
+    /// A request failed since one was answered.
+    failing: AtomicFlag,
     pub(crate) counts: Counts,
 }
 
@@ -103,6 +115,7 @@ pub(crate) struct Counts {
     pub(crate) requests: Tally,
     pub(crate) tunnels_opened: Tally,
     pub(crate) tunnels_closed: Tally,
+    pub(crate) requests_failed: Tally,
 }
 
 struct Shared {
@@ -128,6 +141,7 @@ struct Shared {
     not_before: Option<Moment>,
     /// The attempts that are ours by [`CONNECTS`]: from when on, and how many.
     turns: Option<(Moment, u32)>,
+    record: Record,
     stopped: bool,
 }
 
@@ -148,6 +162,8 @@ pub(crate) struct Snapshot {
     pub(crate) waiting: u32,
     pub(crate) failures: u32,
     pub(crate) backoff: u32,
+    pub(crate) fails: u32,
+    pub(crate) up: bool,
 }
 
 /// What came of asking for a connection.
@@ -168,6 +184,11 @@ impl Shared {
     /// Returns whether no connection can be had, as far as is known.
     fn is_down(&self) -> bool {
         self.failures > 0 && self.owned == self.connecting
+    }
+
+    /// Returns whether the server is not known to be down, or paused.
+    fn is_up(&self) -> bool {
+        !self.is_down() && !self.record.is_paused()
     }
 
     fn next_waiter(&mut self) -> Option<ARef<Conn>> {
@@ -255,18 +276,8 @@ impl Shared {
             // Attempts that were under way together count as one.
             return self.backoff;
         }
-        let doublings = self.failures.min(16);
+        self.backoff = backoff(self.failures);
         self.failures = self.failures.saturating_add(1);
-        let most = sysctl::backoff_max();
-        let base = sysctl::backoff_min()
-            .checked_shl(doublings)
-            .unwrap_or(most)
-            .min(most);
-        // A quarter less to a quarter more, so that many pools do not come at once.
-        let quarter = base / 4;
-        self.backoff = base
-            .saturating_sub(quarter)
-            .saturating_add(random(quarter.saturating_mul(2).saturating_add(1)));
         self.not_before = Some(Moment::now().after_ms(self.backoff));
         self.backoff
     }
@@ -289,9 +300,11 @@ pub(crate) fn start(addr: SocketAddr, size: Size) -> Result<ARef<Pool>> {
             backoff: 0,
             not_before: None,
             turns: None,
+            record: Record::default(),
             stopped: false,
         }),
         drain: Drain::new(),
+        failing: AtomicFlag::new(false),
         counts: Counts::default(),
     }))?;
     pool.kick();
@@ -314,6 +327,8 @@ impl Server {
             waiting: shared.waiting as u32,
             failures: shared.failures,
             backoff: shared.backoff,
+            fails: shared.record.fails,
+            up: shared.is_up(),
         }
     }
 
@@ -333,9 +348,9 @@ impl Server {
         u32::try_from(opened.saturating_sub(closed)).unwrap_or(u32::MAX)
     }
 
-    /// Says whether the server is not known to be down.
+    /// Says whether the server is not known to be down, or paused for its failed requests.
     pub(crate) fn is_up(&self) -> bool {
-        !self.shared.lock().is_down()
+        self.shared.lock().is_up()
     }
 
     /// Notes a request sent to the server.
@@ -353,6 +368,22 @@ impl Server {
         self.counts.tunnels_closed.inc();
     }
 
+    /// Sets how many requests in a row may fail, from now on; 0 for any number.
+    pub(crate) fn set_fails_max(&self, fails_max: u32) {
+        let mut shared = self.shared.lock();
+        shared.record.fails_max = fails_max;
+        shared.record.answered();
+    }
+
+    /// Notes that a request was answered.
+    pub(crate) fn answered(&self) {
+        // Mostly there is nothing to forgive, and then no need for the lock.
+        if self.failing.load(Relaxed) {
+            self.failing.store(false, Relaxed);
+            self.shared.lock().record.answered();
+        }
+    }
+
     fn forget(&self) {
         let mut shared = self.shared.lock();
         shared.owned = shared.owned.saturating_sub(1);
@@ -362,6 +393,9 @@ impl Server {
 /// Asks for a connection to the pool's server, for the request that `conn` wants to send.
 pub(crate) fn checkout(pool: &ARef<Pool>, conn: &Conn) -> Answer {
     let mut shared = pool.shared.lock();
+    if !shared.record.admit() {
+        return Answer::Refused(502);
+    }
     if let Some(idle) = shared.idle.pop() {
         drop(shared);
         return Answer::Ready(Checkout::new(idle, pool.clone()));
@@ -491,6 +525,22 @@ fn failed(pool: &ARef<Pool>, mut shared: crate::net::lock::BhGuard<'_, Shared>, 
     }
     if !stopped {
         pool.kick_after(wait);
+    }
+}
+
+/// Notes that a request was not answered: the connection was closed, or what came was no response, or nothing
+/// came in time.
+pub(crate) fn request_failed(pool: &ARef<Pool>) {
+    pool.counts.requests_failed.inc();
+    let mut shared = pool.shared.lock();
+    pool.failing.store(true, Relaxed);
+    let mut refused = KVec::new();
+    if shared.record.failed() {
+        refused = shared.take_waiters();
+    }
+    drop(shared);
+    for waiter in refused.iter().flatten() {
+        waiter.post(REFUSED_502);
     }
 }
 

@@ -285,6 +285,7 @@ impl Upstream {
         let close = if job.close_after { CLOSE_AFTER } else { 0 };
         job.verdict = 0;
         self.used = true;
+        self.pool.answered();
         io.clear_deadline();
         if reuse {
             // The last thing: who gets the connection may assign the next job at once.
@@ -298,6 +299,7 @@ impl Upstream {
     /// The server closed the connection instead of answering.
     fn lost(&mut self, io: &mut Io<'_>) {
         if let Some(mut job) = self.job.take() {
+            pool::request_failed(&self.pool);
             let nothing = job
                 .reading
                 .as_ref()
@@ -313,7 +315,10 @@ impl Upstream {
     fn failed(&mut self, io: &mut Io<'_>, failure: Failure) {
         if let Some(mut job) = self.job.take() {
             match failure {
-                Failure::Protocol(error) => count_response_error(error),
+                Failure::Protocol(error) => {
+                    count_response_error(error);
+                    pool::request_failed(&self.pool);
+                }
                 Failure::NoMemory => job.verdict = FAILED_503,
                 Failure::ReceiverGone => {}
             }
@@ -348,6 +353,8 @@ impl Upstream {
             None if job.tunnel.is_some() => Counter::HandshakeTimeouts,
             _ => Counter::ResponseTimeouts,
         });
+        stats::inc(Counter::ResponseTimeouts);
+        pool::request_failed(&self.pool);
         job.verdict = FAILED_504;
         self.job = None;
         io.reset();
@@ -464,6 +471,8 @@ fn data_ready(session: &mut Session, io: &mut Io<'_>) {
     };
     job.verdict = 0;
     let client = job.client.clone();
+    let pool = upstream.pool.clone();
+    pool.answered();
     drop(job);
     let mut tunnel = Tunnel::new(Side::Server, client.clone(), shared);
     io.set_hooks(&tunnel::HOOKS);

@@ -53,6 +53,9 @@ const SIZE: Size = Size {
     most: 1024,
 };
 
+/// Largest value of `fails_max`.
+const FAILS_MAX: u32 = 1_000_000;
+
 /// The directory of a server.
 #[pin_data]
 pub(crate) struct ServerDir {
@@ -66,6 +69,7 @@ struct ServerState {
     size: Size,
     share: Share,
     enabled: bool,
+    fails_max: u32,
     pool: Option<ARef<Pool>>,
 }
 
@@ -86,7 +90,8 @@ impl ServerDir {
                 connections_max: 3,
                 weight: 4,
                 backup: 5,
-                enable: 6,
+                enable: 20,
+                fails_max: 6,
             ],
         };
         let data = try_pin_init!(ServerDir {
@@ -96,6 +101,7 @@ impl ServerDir {
                 size: SIZE,
                 share: Share::default(),
                 enabled: true,
+                fails_max: 0,
                 pool: None,
             }),
         });
@@ -174,6 +180,7 @@ impl AttributeOperations<0> for ServerDir {
         let addr = address(&dir.name, page)?;
         let mut state = dir.state.lock();
         let pool = pool::start(addr, state.size)?;
+        pool.set_fails_max(state.fails_max);
         state.set_pool(Some(pool)).map_err(|err| {
             let why = format_args!("the route has too many servers");
             refuse(&dir.name, "address", page, why, err)
@@ -235,7 +242,10 @@ impl AttributeOperations<2> for ServerDir {
             writeln!(text, "established {}", counts.connected.get())?;
             writeln!(text, "connect_failed {}", counts.connect_failed.get())?;
             writeln!(text, "requests {}", counts.requests.get())?;
-            writeln!(text, "tunnels {}", counts.tunnels_opened.get())
+            writeln!(text, "tunnels {}", counts.tunnels_opened.get())?;
+            writeln!(text, "up {}", u8::from(now.up))?;
+            writeln!(text, "fails {}", now.fails)?;
+            writeln!(text, "requests_failed {}", counts.requests_failed.get())
         })
     }
 }
@@ -317,7 +327,7 @@ impl AttributeOperations<5> for ServerDir {
 }
 
 #[vtable]
-impl AttributeOperations<6> for ServerDir {
+impl AttributeOperations<20> for ServerDir {
     type Data = ServerDir;
 
     fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
@@ -336,6 +346,32 @@ impl AttributeOperations<6> for ServerDir {
                 true => pool.drain.end(),
                 false => pool::drain(pool),
             }
+        }
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<6> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let fails_max = dir.state.lock().fails_max;
+        show(page, |text| writeln!(text, "{}", fails_max))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let fails_max = number(page, FAILS_MAX).ok_or_else(|| {
+            dir.refuse(
+                "fails_max",
+                page,
+                format_args!("not a number from 0 to {FAILS_MAX}"),
+            )
+        })?;
+        let mut state = dir.state.lock();
+        state.fails_max = fails_max;
+        if let Some(pool) = &state.pool {
+            pool.set_fails_max(fails_max);
         }
         Ok(())
     }

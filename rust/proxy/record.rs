@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is remembered of how a server did, and what follows from it.
+//!
+//! A server whose requests fail `fails_max` times in a row is paused: it counts as down for a while, and then
+//! gets one request at a time, a longer while apart each, until one is answered. That one is not
+//! waited for: its client may go away and never tell how it ended.
+//!
+//! Context: softirq, the lock of the server's pool held.
+
+use crate::net::{
+    random,
+    sysctl,
+    Moment, //
+};
+
+/// A server's record.
+#[derive(Default)]
+pub(super) struct Record {
+    /// How many requests in a row may fail; 0 for any number.
+    pub(super) fails_max: u32,
+    /// Requests that failed in a row.
+    pub(super) fails: u32,
+    /// Pauses in a row; while there is one the server is on trial.
+    pauses: u32,
+    /// No request before this.
+    paused_until: Option<Moment>,
+}
+
+impl Record {
+    /// Says whether the server is to get no request now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_until
+            .is_some_and(|until| Moment::now().is_before(until))
+    }
+
+    /// Says whether the server may get a request, and notes that it does.
+    pub(super) fn admit(&mut self) -> bool {
+        if self.is_paused() {
+            return false;
+        }
+        if self.pauses > 0 {
+            self.pause();
+        }
+        true
+    }
+
+    /// Notes a request that was not answered; says whether the server is paused from now on.
+    pub(super) fn failed(&mut self) -> bool {
+        self.fails = self.fails.saturating_add(1);
+        let paused = self.fails_max > 0 && self.fails >= self.fails_max;
+        // Those that were under way together count as one.
+        if paused && !self.is_paused() {
+            self.pause();
+        }
+        paused
+    }
+
+    /// Notes a request that was answered.
+    pub(super) fn answered(&mut self) {
+        self.fails = 0;
+        self.pauses = 0;
+        self.paused_until = None;
+    }
+
+    fn pause(&mut self) {
+        let pause = backoff(self.pauses);
+        self.pauses = self.pauses.saturating_add(1);
+        self.paused_until = Some(Moment::now().after_ms(pause));
+    }
+}
+
+/// Returns how many milliseconds to wait before something is tried again that was `before` times.
+pub(super) fn backoff(before: u32) -> u32 {
+    let base = u64::from(sysctl::backoff_min()) << before.min(16);
+    let base = base.min(u64::from(sysctl::backoff_max())) as u32;
+    // A quarter less to a quarter more, so that many do not come at once.
+    let quarter = base / 4;
+    base.saturating_sub(quarter)
+        .saturating_add(random(quarter.saturating_mul(2).saturating_add(1)))
+}
