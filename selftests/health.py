@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 
-from lib import ktap, session, squall, wire
+from lib import ktap, netns, session, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 PAUSE = 700 * ktap.PACE
@@ -32,6 +32,12 @@ class Server(wire.RawServer):
                 peer.send(b"HTTP/1.1 no status at all\r\n\r\n")
             elif mode == "silent":
                 self.go_on.wait(ktap.seconds(20))
+                return
+            elif mode == "half":
+                peer.send(b"HTTP/1.1 200 OK\r\nContent-Le")
+                return
+            elif mode == "reset":
+                peer.reset()
                 return
             elif mode == "close":
                 return
@@ -71,7 +77,11 @@ def fails(mode, status):
         equal([post(web)[0] for _ in range(5)], [502] * 5, "status while the server is paused")
         equal(server.requests, 3, "requests that came while it was paused")
         time.sleep(1.4 * PAUSE / 1000)
-        equal([post(web)[0] for _ in range(3)], [status, 502, 502], "status when the pause is over")
+        with web.connect() as client:
+            client.send(wire.request("/", "POST", body=b"once"))
+            until(lambda: server.requests == 4, 5, "one request comes when the pause is over")
+            equal([post(web)[0] for _ in range(3)], [502] * 3, "status of those behind it")
+            equal(client.read_response()[0].status, status, "status of the one")
         equal(server.requests, 4, "requests that came after a pause")
         server.mode = "good"
         time.sleep(1.4 * PAUSE / 1000)
@@ -117,6 +127,93 @@ def others():
         equal(got.count((502, None)), 2, "requests that failed")
         equal(got[-10:], [(200, "1")] * 10, "who answered at last")
         equal((servers[0].requests, web.route_stats()["servers_up"]), (2, 1), "requests that failed, servers up")
+
+
+def get(web, request=None):
+    """Status and body of a request without a body."""
+    with web.connect() as client:
+        client.send(request or wire.request())
+        head, body = client.read_response()
+        return head.status, body.decode() if head.status == 200 else None
+
+
+def counts(*names):
+    """Counters of the module."""
+    stats = squall.module_stats()
+    return [stats[name] for name in names]
+
+
+@case("a GET whose server closes or resets the connection before a byte came is answered by another server")
+def repeated():
+    for mode in ("close", "reset"):
+        with route(2) as (web, servers):
+            before, = counts("retried")
+            servers[0].mode = mode
+            for number in range(12):
+                equal(get(web), (200, "1"), f"response {number}, {mode}")
+            check(servers[0].requests >= 4, f"{servers[0].requests} requests went to the server that fails")
+            equal(counts("retried"), [before + servers[0].requests], "retried")
+
+
+@case("nothing else is sent twice: a POST, a request with a body, an offer to upgrade, one whose response has begun")
+def not_repeated():
+    requests = {
+        "POST": wire.request("/", "POST"), "body": wire.request("/", "PUT", body=b"once"), "offer": ws.offer(),
+        "PATCH": wire.request("/", "PATCH"),
+    }
+    for name, request in requests.items():
+        with route(2) as (web, servers):
+            for server in servers:
+                server.mode = "close"
+            equal(get(web, request), (502, None), f"response, {name}")
+            equal(sum(server.requests for server in servers), 1, f"requests, {name}")
+    with route(2) as (web, servers):
+        servers[0].mode = servers[1].mode = "half"
+        equal(get(web), (502, None), "response, half a head")
+        equal(sum(server.requests for server in servers), 1, "requests, half a head")
+
+
+@case("a request is sent three times at most, and twice to the same server only if there is no other")
+def tries():
+    with route(5) as (web, servers):
+        for server in servers:
+            server.mode = "close"
+        equal(get(web), (502, None), "response")
+        equal(sum(server.requests for server in servers), 3, "requests at five servers")
+    with route(3) as (web, servers):
+        squall.write(f"{web.directory}/{squall.ROUTE}/balance", "address-hash")
+        get(web)
+        chosen = next(server for server in servers if server.requests)
+        chosen.mode = "close"
+        equal(get(web)[0], 200, "status of a client that the failing server belongs to")
+        equal(chosen.requests, 3, "requests at the failing server")
+
+
+@case("a request that waits for a server that refuses, or does not answer, moves on to another, whatever it is", limit=60)
+def moves():
+    posted = wire.request("/", "POST", body=b"once")
+    with Server("up") as up, netns.Namespace("far", 1) as far:
+        far.run("ip link set far down")
+        for refusing in (f"127.0.0.1:{wire.free_port()}", f"{far.address}:80"):
+            for request in (wire.request(), posted):
+                with squall.sysctl(connect_timeout_ms=300 * ktap.PACE), squall.Listener(refusing, up, connections=0) as web:
+                    before, = counts("moved")
+                    equal(get(web, request), (200, "up"), f"response, {refusing}")
+                    equal(counts("moved"), [before + 1], "moved")
+                    equal(web.server_stats(0)["connect_failed"] > 0, True, "the first server was tried")
+    with squall.Listener(refusing, connections=0) as web:
+        check(get(web)[0] in (502, 504), "status without another server")
+
+
+@case("a server to which no connections are kept is found again")
+def none_kept():
+    server = Server("late")
+    with squall.sysctl(backoff_max_ms=200), squall.Listener(server, connections=0) as web:
+        equal(get(web), (502, None), "response while it refuses")
+        with server:
+            until(lambda: web.server_stats()["up"], 5, "it is known to be up")
+            equal(get(web), (200, "late"), "response")
+            until(lambda: web.server_stats()["connected"] == 0, 5, "no connection is kept")
 
 
 session.main()

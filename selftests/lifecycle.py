@@ -58,8 +58,8 @@ def read_back():
     with squall.Listener("127.0.0.1:9", enable=False) as web:
         for name, value in (("address", "0.0.0.0:8080"), ("address", "[::]:8080"), ("address", "[fd00::1]:1"),
                             ("all/s0/address", "10.0.0.2:9000"), ("all/s0/connections", "16"), ("all/s0/connections_max", "65536"),
-                            ("all/s0/weight", "256"), ("all/s0/backup", "1"), ("all/s0/fails_max", "1000000"), ("all/balance", "least-connections"),
-                            ("all/balance", "address-hash"), ("all/balance", "round-robin"), ("enable", "0")):
+                            ("all/s0/weight", "256"), ("all/s0/backup", "1"), ("all/s0/fails_max", "1000000"),
+                            ("all/balance", "least-connections"), ("all/balance", "address-hash"), ("all/balance", "round-robin"), ("enable", "0")):
             squall.write(f"{web.directory}/{name}", value)
             equal(squall.read(f"{web.directory}/{name}"), value, name)
 

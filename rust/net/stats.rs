@@ -52,7 +52,7 @@ counters! {
     ConnectFailed "connect_failed";
     /// Requests forwarded to a server.
     Requests "requests";
-    /// Requests sent again because an idle server connection had just been closed.
+    /// Requests sent again because their server connection was closed before a byte of the response came.
     Retried "retried";
     /// Heads or bodies from clients that were refused.
     BadRequests "bad_requests";
@@ -132,6 +132,8 @@ counters! {
     Frames "frames";
     /// 404: no route takes the request.
     NoRoute "no_route";
+    /// Requests that went to another server because theirs had no connection for them.
+    Moved "moved";
 }
 
 /// The first counter that the user of this module numbers.

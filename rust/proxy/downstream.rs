@@ -81,8 +81,8 @@ use kernel::{
     sync::Arc, //
 };
 
-/// How often one request is sent, if connections turn out to be closed before they answer.
-const TRIES_MAX: u8 = 3;
+/// How often a server is chosen for one request, if servers refuse, or close connections before they answer.
+pub(super) const TRIES_MAX: u8 = 3;
 
 mod exchange;
 
@@ -249,14 +249,13 @@ impl Downstream {
     /// Asks for a server connection.
     fn ask(&mut self, io: &mut Io<'_>) {
         self.state = State::Connection;
-        // A connection that turns out to be closed leaves the pool, so this ends.
-        for _ in 0..TRIES_MAX {
-            let pool = self
-                .exchange
-                .as_ref()
-                .and_then(|exchange| exchange.route.choose(|| io.peer()));
-            let Some(pool) = pool else {
-                return self.answer(io, 503);
+        loop {
+            let Some(exchange) = &mut self.exchange else {
+                return;
+            };
+            let Some(pool) = exchange.choose(|| io.peer()) else {
+                let status = exchange.status;
+                return self.answer(io, status);
             };
             match pool::checkout(&pool, io.conn()) {
                 Answer::Ready(checkout) => {
@@ -265,16 +264,13 @@ impl Downstream {
                     }
                 }
                 Answer::Queued => {
-                    if let Some(exchange) = &mut self.exchange {
-                        exchange.waits_at = Some(pool);
-                    }
+                    exchange.waits_at = Some(pool);
                     io.set_deadline(self.setting(Setting::QueueTimeout));
                     return;
                 }
-                Answer::Refused(status) => return self.answer(io, status),
+                Answer::Refused(status) => exchange.refused(status),
             }
         }
-        self.answer(io, 502);
     }
 
     /// Sends the request on a server connection; `false` if that is closed already.
@@ -282,7 +278,7 @@ impl Downstream {
         let Some(exchange) = &mut self.exchange else {
             return true;
         };
-        exchange.tries = exchange.tries.saturating_add(1);
+        exchange.status = 502;
         exchange.waits_at = None;
         let mut bytes = OutQueue::new();
         let encoded = match (&exchange.again, &mut self.reading) {
@@ -592,7 +588,8 @@ impl Downstream {
             return;
         };
         exchange.upstream = None;
-        if exchange.again.is_some() && exchange.tries < TRIES_MAX {
+        if exchange.again.is_some() && exchange.may_try() {
+            exchange.failed();
             stats::inc(Counter::Retried);
             self.ask(io);
         } else {
@@ -612,11 +609,21 @@ impl Downstream {
         }
     }
 
-    /// The pool that this waits at has no connection for it.
+    /// The pool that this waits at has no connection for it. Nothing was sent, so any request may go to
+    /// another server.
     fn refused(&mut self, io: &mut Io<'_>, status: u16) {
-        if self.state == State::Connection {
-            self.answer(io, status);
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
+        if self.state != State::Connection {
+            return;
         }
+        exchange.refused(status);
+        if let Some(pool) = exchange.waits_at.take() {
+            // It waits no more, unless this came from another pool, late.
+            pool::cancel(&pool, io.conn());
+        }
+        self.ask(io);
     }
 
     /// A server connection came by mail.

@@ -248,7 +248,9 @@ impl Shared {
         if self.stopped || self.backoff_left() > 0 {
             return 0;
         }
-        let missing = self.target.saturating_sub(self.owned);
+        // Also a server to which none are kept has to be tried, to know when it is back.
+        let target = self.target.max(u32::from(self.is_down()));
+        let missing = target.saturating_sub(self.owned);
         let demand = (self.waiting as u32).saturating_sub(self.connecting);
         let most = if self.is_down() { 1 } else { CONNECTING_MAX };
         let room = self.most.saturating_sub(self.owned);

@@ -123,17 +123,24 @@ struct Entry {
 
 /// A set of places among the servers.
 #[derive(Clone, Copy, Default)]
-struct Places(u64);
+pub(crate) struct Places(u64);
 
 const _: () = assert!(SERVERS_MAX <= u64::BITS as usize);
 
 impl Places {
-    fn insert(&mut self, place: usize) {
+    /// Adds a place.
+    pub(crate) fn insert(&mut self, place: usize) {
         self.0 |= 1u64.checked_shl(place as u32).unwrap_or(0);
     }
 
-    fn contains(self, place: usize) -> bool {
+    /// Says whether a place is in the set.
+    pub(crate) fn contains(self, place: usize) -> bool {
         self.0.checked_shr(place as u32).unwrap_or(0) & 1 != 0
+    }
+
+    /// Returns the places of both sets.
+    pub(crate) fn with(self, other: Places) -> Places {
+        Places(self.0 | other.0)
     }
 
     /// Returns this set, or `other` if this one is empty.
@@ -335,30 +342,46 @@ impl Route {
         (place, up)
     }
 
-    /// Chooses a server for a request of `client`; `None` if there is none, or all have weight 0.
-    pub(crate) fn choose(&self, client: impl FnOnce() -> IpAddr) -> Option<ARef<Pool>> {
+    /// Chooses a server for a request of `client`, none of `avoid`; returns its place, too. `None` if there is none
+    /// left, or all have weight 0.
+    ///
+    /// Places change when a server is taken away; who avoids the wrong one then asks another one in vain.
+    pub(crate) fn choose(
+        &self,
+        client: impl FnOnce() -> IpAddr,
+        avoid: Places,
+    ) -> Option<(usize, ARef<Pool>)> {
         let servers = self.servers.lock();
         match servers.entries.as_slice() {
             [] => None,
-            [only] => (only.share.weight > 0).then(|| only.pool.clone()),
+            [only] => {
+                let may = only.share.weight > 0 && !avoid.contains(0);
+                may.then(|| (0, only.pool.clone()))
+            }
             [..] => {
                 let (count, balance) = (servers.entries.len(), servers.balance);
                 drop(servers);
-                self.choose_among(count, balance, client())
+                self.choose_among(count, balance, client(), avoid)
             }
         }
     }
 
     /// Chooses one of several servers.
     #[inline(never)] // Its stack frame is not that of routes with one server.
-    fn choose_among(&self, count: usize, balance: Balance, client: IpAddr) -> Option<ARef<Pool>> {
+    fn choose_among(
+        &self,
+        count: usize,
+        balance: Balance,
+        client: IpAddr,
+        avoid: Places,
+    ) -> Option<(usize, ARef<Pool>)> {
         let (mut usual, mut backup, mut down) = Default::default();
         let mut loads = [0; SERVERS_MAX];
         for (place, load) in loads.iter_mut().enumerate().take(count) {
             let Some((pool, share)) = self.at(place) else {
                 break;
             };
-            if share.weight == 0 {
+            if share.weight == 0 || avoid.contains(place) {
                 continue;
             }
             let set: &mut Places = match (pool.is_up(), share.backup) {
@@ -378,9 +401,13 @@ impl Route {
             Balance::LeastConnections => servers.least_loaded(among, &loads),
             Balance::AddressHash => servers.hashed(among, client),
         };
-        let chosen = place.and_then(|place| servers.entries.get(place));
+        let chosen = place.and_then(|place| Some((place, servers.entries.get(place)?)));
         // Servers were taken away meanwhile.
-        let any = || servers.entries.iter().find(|entry| entry.share.weight > 0);
-        chosen.or_else(any).map(|entry| entry.pool.clone())
+        let any = || {
+            let mut entries = servers.entries.iter().enumerate();
+            entries.find(|(place, entry)| entry.share.weight > 0 && !avoid.contains(*place))
+        };
+        let (place, entry) = chosen.or_else(any)?;
+        Some((place, entry.pool.clone()))
     }
 }

@@ -18,12 +18,16 @@ use super::super::{
         HeadBytes,
         Reading, //
     },
-    route::Route,
+    route::{
+        Places,
+        Route, //
+    },
     session::Io,
     settings::Setting,
     site::Site,
     tunnel::Shared, //
 };
+use super::TRIES_MAX;
 use crate::{
     net::{
         stats::{
@@ -45,6 +49,7 @@ use crate::{
         ws::AwaitingAccept, //
     }, //
 };
+use core::net::IpAddr;
 use kernel::{
     prelude::*,
     str::Formatter,
@@ -72,7 +77,17 @@ pub(super) struct Exchange {
     pub(super) again: Option<OutQueue>,
     /// The pool whose next free connection is ours.
     pub(super) waits_at: Option<ARef<Pool>>,
-    pub(super) tries: u8,
+    /// How often a server was chosen.
+    tries: u8,
+    /// The server that was chosen last, by its place in the route.
+    place: usize,
+    /// Servers that refused.
+    refused: Places,
+    /// Servers that closed a connection before they answered, and those that did so twice: the first time they may
+    /// just have closed an idle one.
+    failed: (Places, Places),
+    /// The answer if there is no server to choose.
+    pub(super) status: u16,
     /// The beginning of the time in which the rate of the body is measured, and how much of it had been
     /// forwarded then.
     pub(super) measured: (Moment, u64),
@@ -105,10 +120,52 @@ impl Exchange {
             again: None,
             waits_at: None,
             tries: 0,
+            place: 0,
+            refused: Places::default(),
+            failed: Default::default(),
+            status: 503,
             measured: (Moment::now(), 0),
             held_back: false,
         };
         Ok(KBox::new(exchange, GFP_ATOMIC | __GFP_NOWARN)?)
+    }
+
+    /// Says whether a server may be chosen once more.
+    pub(super) fn may_try(&self) -> bool {
+        self.tries < TRIES_MAX
+    }
+
+    /// Chooses a server that has not refused, if possible one that has not failed.
+    pub(super) fn choose(&mut self, client: impl Fn() -> IpAddr) -> Option<ARef<Pool>> {
+        if !self.may_try() {
+            return None;
+        }
+        self.tries = self.tries.saturating_add(1);
+        let fine = self.refused.with(self.failed.1);
+        let chosen = self
+            .route
+            .choose(&client, fine)
+            .or_else(|| self.route.choose(&client, self.refused));
+        let (place, pool) = chosen?;
+        if self.refused.contains(self.place) {
+            stats::inc(Counter::Moved);
+        }
+        self.place = place;
+        Some(pool)
+    }
+
+    /// Notes that the server that was chosen has no connection for this.
+    pub(super) fn refused(&mut self, status: u16) {
+        self.refused.insert(self.place);
+        self.status = status;
+    }
+
+    /// Notes that the server that was chosen closed the connection.
+    pub(super) fn failed(&mut self) {
+        if self.failed.0.contains(self.place) {
+            self.failed.1.insert(self.place);
+        }
+        self.failed.0.insert(self.place);
     }
 }
 
