@@ -7,7 +7,8 @@
 //!   the servers of one and how one of them is chosen. [`network`] is a list of networks, [`limits`] are those of messages, [`settings`] what a route
 //!   may set for itself.
 //! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.
-//! - [`upstream`] is the server's side, [`pool`] keeps a server's connections, [`record`] is how the server did.
+//! - [`upstream`] is the server's side, [`pool`] keeps a server's connections, [`record`] is how the server did,
+//!   [`health`] asks the server how it is.
 //! - [`reading`] is a head on its way in, [`body`] forwards content in either direction.
 //! - [`tunnel`] is what both sides become when a server switches protocols, [`drain`] how what is
 //!   disabled or removed comes to its end.
@@ -24,6 +25,7 @@ mod body;
 pub(crate) mod config;
 mod downstream;
 mod drain;
+mod health;
 mod limits;
 mod network;
 mod pool;

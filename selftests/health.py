@@ -18,13 +18,25 @@ class Server(wire.RawServer):
     def __init__(self, name, **options):
         super().__init__(self._answer, **options)
         self.name, self.mode, self.requests = name, "good", 0
+        self.health, self.checks = wire.response(), []
         self.go_on = threading.Event()
 
     def _answer(self, peer, _number):
         while True:
             head = peer.read_head()
             peer.read_body(head)
+            if head.start.startswith("GET /health "):
+                self.checks.append((time.monotonic(), head))
+                if self.health == "silent":
+                    self.go_on.wait(ktap.seconds(20))
+                    return
+                peer.send(self.health)
+                return
             self.requests += 1
+            if self.mode == "good" and head.get("Upgrade"):
+                peer.send(ws.switching(head))
+                peer.read_rest()
+                return
             mode = self.mode
             if mode == "good":
                 peer.send(wire.response(self.name.encode()))
@@ -214,6 +226,98 @@ def none_kept():
             until(lambda: web.server_stats()["up"], 5, "it is known to be up")
             equal(get(web), (200, "late"), "response")
             until(lambda: web.server_stats()["connected"] == 0, 5, "no connection is kept")
+
+
+def checked(count, **attributes):
+    """A route whose servers are checked often."""
+    quick = {"health_interval_ms": 100, "health_timeout_ms": 300 * ktap.PACE, "health_path": "/health"}
+    return route(count, **(quick | attributes))
+
+
+def healthy(web, number, value):
+    """Waits until a server counts as healthy, or not."""
+    until(lambda: web.server_stats(number)["healthy"] == value, 10, f"healthy {value}")
+
+
+UNHEALTHY = {
+    "another status": wire.response(status="500 Down"),
+    "garbage": b"what?\r\n\r\n",
+    "nothing": b"",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "silence": "silent",
+    "too many interim responses": b"HTTP/1.1 102 Processing\r\n\r\n" * 17 + wire.response(),
+}
+
+
+@case("a server whose checks fail gets nothing new, keeps its tunnels, and is back when checks succeed", limit=60)
+def checks():
+    with checked(2, health_fall=2, health_rise=2) as (web, servers), web.connect() as client:
+        client.send(ws.offer())
+        equal(client.read_head().status, 101, "status of the offer")
+        tunnelled = next(number for number in range(2) if servers[number].requests)
+        bad, other = servers[tunnelled], servers[1 - tunnelled]
+        for name, answer in UNHEALTHY.items():
+            bad.health = answer
+            healthy(web, tunnelled, 0)
+            equal({get(web)[1] for _ in range(6)}, {other.name}, f"who answers, {name}")
+            equal(web.route_stats()["servers_up"], 1, "servers up")
+            bad.health = b"HTTP/1.1 103 Early Hints\r\n\r\n" + wire.response(20000 * b"x")
+            bad.go_on.set()
+            healthy(web, tunnelled, 1)
+            bad.go_on.clear()
+            equal({get(web)[1] for _ in range(6)}, {"0", "1"}, f"who answers after {name}")
+        check(client.silent_for(0.1), "the tunnel has ended")
+        stats = web.server_stats(tunnelled)
+        check(stats["checks"] > stats["checks_failed"] >= 12, f"checks and checks_failed: {stats}")
+
+
+@case("fall checks in a row make a server unhealthy and rise checks healthy, in the interval with jitter")
+def rise_and_fall():
+    with checked(1, health_fall=4, health_rise=3, health_host="a.example", health_status="204-299") as (web, (server,)):
+        healthy(web, 0, 0)
+        fell = web.server_stats()["checks"]
+        check(fell >= 4, f"unhealthy after {fell} checks")
+        server.health = wire.response(status="299 Fine")
+        good = len(server.checks)
+        healthy(web, 0, 1)
+        check(len(server.checks) >= good + 3, f"healthy after {len(server.checks) - good} checks")
+        until(lambda: len(server.checks) >= 20, 10, "20 checks")
+        times = [moment for moment, _ in server.checks]
+        gaps = [1000 * (after - before) for before, after in zip(times, times[1:])]
+        ktap.note("gaps in ms: " + " ".join(f"{gap:.0f}" for gap in gaps))
+        check(80 <= sum(gaps) / len(gaps) <= 120 * ktap.PACE and max(gaps) - min(gaps) > 4, "no interval of 100 ms with jitter")
+        head = server.checks[-1][1]
+        equal((head.get("Host"), head.get("Connection")), ("a.example", "close"), "Host and Connection of a check")
+        squall.write(f"{web.server_directory()}/health_path", "")
+        time.sleep(0.3)
+        count = len(server.checks)
+        time.sleep(0.3)
+        equal(len(server.checks), count, "checks after they were switched off")
+
+
+@case("with all servers unhealthy requests go on to them, and end with the checks")
+def all_unhealthy():
+    with checked(2, health_fall=1) as (web, servers):
+        for number, server in enumerate(servers):
+            server.health = wire.response(status="503 Down")
+            healthy(web, number, 0)
+        equal({get(web)[1] for _ in range(6)}, {"0", "1"}, "who answers")
+        squall.write(f"{web.server_directory(0)}/health_path", "")
+        equal(web.server_stats(0)["healthy"], 1, "healthy without checks")
+        equal({get(web)[1] for _ in range(6)}, {"0"}, "who answers when one is not checked any more")
+
+
+@case("a server that is removed, and the module, do not wait for a check")
+def removed():
+    with checked(1, health_timeout_ms=60_000) as (web, (server,)):
+        server.health = "silent"
+        before = len(server.checks)
+        until(lambda: len(server.checks) > before, 10, "a check is under way")
+    start = time.monotonic()
+    squall.unload()
+    took = time.monotonic() - start
+    squall.load()
+    check(took < ktap.seconds(2), f"unloading took {took:.1f} s")
 
 
 session.main()

@@ -416,11 +416,12 @@ impl<S: Session> Conn<S> {
 
     /// Starts connecting to `addr`; the session gets [`CONNECTED`] or `closed`.
     ///
-    /// Softirq, no lock held. The session's deadline is `connect_timeout` from now.
+    /// Softirq, no lock held. The session's deadline is `timeout` milliseconds from now.
     pub(crate) fn connect(
         addr: &SocketAddr,
         session: S,
         hooks: &'static Hooks<S>,
+        timeout: u32,
     ) -> Result<ARef<Self>> {
         let conn = Self::new(|socket| {
             // SAFETY: `socket` is zeroed and lives as long as the connection.
@@ -446,10 +447,7 @@ impl<S: Session> Conn<S> {
             bindings::squall_sk_connect(sk, addr.as_ptr(), addr.size())
         });
         let session = if result.is_ok() {
-            conn.arm(
-                &mut locked.control,
-                Moment::now().after_ms(sysctl::connect_timeout()),
-            );
+            conn.arm(&mut locked.control, Moment::now().after_ms(timeout));
             locked.control.deadline = locked.control.armed;
             None
         } else {

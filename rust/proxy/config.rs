@@ -9,7 +9,7 @@
 //! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,stats}
 //! squall/<listener>/<route>/{balance,stats}
 //! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,
-//!                              fails_max,stats}
+//!                              fails_max,health_*,stats}
 //! ```
 //!
 //! A wrong value is refused with an errno, and with a line in the log that names it; what was
@@ -50,6 +50,7 @@ use kernel::{
     }, //
 };
 
+mod check;
 mod listener;
 mod route;
 mod server;

@@ -116,6 +116,8 @@ pub(crate) struct Counts {
     pub(crate) tunnels_opened: Tally,
     pub(crate) tunnels_closed: Tally,
     pub(crate) requests_failed: Tally,
+    pub(crate) checks: Tally,
+    pub(crate) checks_failed: Tally,
 }
 
 struct Shared {
@@ -164,6 +166,18 @@ pub(crate) struct Snapshot {
     pub(crate) backoff: u32,
     pub(crate) fails: u32,
     pub(crate) up: bool,
+    pub(crate) healthy: bool,
+}
+
+/// Whether a server can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing is known against it.
+    Up,
+    /// Its checks fail.
+    Unhealthy,
+    /// No connection to it can be made, or it is paused.
+    Down,
 }
 
 /// What came of asking for a connection.
@@ -186,9 +200,15 @@ impl Shared {
         self.failures > 0 && self.owned == self.connecting
     }
 
-    /// Returns whether the server is not known to be down, or paused.
-    fn is_up(&self) -> bool {
-        !self.is_down() && !self.record.is_paused()
+    /// Returns what is known of the server.
+    fn standing(&self) -> Standing {
+        if self.is_down() || self.record.is_paused() {
+            Standing::Down
+        } else if self.record.is_unhealthy() {
+            Standing::Unhealthy
+        } else {
+            Standing::Up
+        }
     }
 
     fn next_waiter(&mut self) -> Option<ARef<Conn>> {
@@ -285,6 +305,11 @@ impl Shared {
     }
 }
 
+/// Reserves a turn to connect, for a connection that is not the pool's; returns when it is.
+pub(crate) fn turn_to_connect() -> Moment {
+    CONNECTS.reserve(1, sysctl::connects_per_second())
+}
+
 /// Makes a pool, which begins to connect. Process context.
 pub(crate) fn start(addr: SocketAddr, size: Size) -> Result<ARef<Pool>> {
     let pool = Task::new(try_pin_init!(Server {
@@ -330,7 +355,8 @@ impl Server {
             failures: shared.failures,
             backoff: shared.backoff,
             fails: shared.record.fails,
-            up: shared.is_up(),
+            up: shared.standing() == Standing::Up,
+            healthy: !shared.record.is_unhealthy(),
         }
     }
 
@@ -350,9 +376,9 @@ impl Server {
         u32::try_from(opened.saturating_sub(closed)).unwrap_or(u32::MAX)
     }
 
-    /// Says whether the server is not known to be down, or paused for its failed requests.
-    pub(crate) fn is_up(&self) -> bool {
-        self.shared.lock().is_up()
+    /// Says whether the server can be chosen.
+    pub(crate) fn standing(&self) -> Standing {
+        self.shared.lock().standing()
     }
 
     /// Notes a request sent to the server.
@@ -375,6 +401,26 @@ impl Server {
         let mut shared = self.shared.lock();
         shared.record.fails_max = fails_max;
         shared.record.answered();
+    }
+
+    /// Begins to expect results of checks: so many in a row must succeed or fail for the server to count as
+    /// healthy or not. Returns the number of these checks; what those before tell is not heard any more.
+    pub(crate) fn begin_checks(&self, rise: u32, fall: u32) -> u32 {
+        self.shared.lock().record.begin_checks(rise, fall)
+    }
+
+    /// Ends that: the server counts as healthy.
+    pub(crate) fn end_checks(&self) {
+        self.shared.lock().record.end_checks();
+    }
+
+    /// Notes how a check of this number ended.
+    pub(crate) fn checked(&self, number: u32, good: bool) {
+        self.counts.checks.inc();
+        if !good {
+            self.counts.checks_failed.inc();
+        }
+        self.shared.lock().record.checked(number, good);
     }
 
     /// Notes that a request was answered.
@@ -631,7 +677,8 @@ impl Run for Server {
             stats::inc(Counter::Connects);
             pool.counts.connects.inc();
             let session = Session::Upstream(Upstream::new(pool.clone()));
-            if Conn::connect(&pool.addr, session, &upstream::HOOKS).is_err() {
+            let timeout = sysctl::connect_timeout();
+            if Conn::connect(&pool.addr, session, &upstream::HOOKS, timeout).is_err() {
                 connect_failed(pool, REFUSED_502);
             }
         }

@@ -25,6 +25,20 @@ pub(super) struct Record {
     pauses: u32,
     /// No request before this.
     paused_until: Option<Moment>,
+    health: Health,
+}
+
+/// What checks have told.
+#[derive(Default)]
+struct Health {
+    /// The number of the checks that are heard.
+    number: u32,
+    /// Checks in a row that tell that the server is healthy, or that it is not; 0 if there are no checks.
+    rise: u32,
+    fall: u32,
+    /// Checks in a row that told the opposite of `unhealthy`.
+    opposite: u32,
+    unhealthy: bool,
 }
 
 impl Record {
@@ -61,6 +75,46 @@ impl Record {
         self.fails = 0;
         self.pauses = 0;
         self.paused_until = None;
+    }
+
+    /// Says whether checks tell that the server is unhealthy.
+    pub(super) fn is_unhealthy(&self) -> bool {
+        self.health.unhealthy
+    }
+
+    /// Begins to hear checks; returns their number. What was known from others stays.
+    pub(super) fn begin_checks(&mut self, rise: u32, fall: u32) -> u32 {
+        let health = &mut self.health;
+        health.number = health.number.wrapping_add(1);
+        (health.rise, health.fall, health.opposite) = (rise, fall, 0);
+        health.number
+    }
+
+    /// Forgets what checks have told, and hears none any more.
+    pub(super) fn end_checks(&mut self) {
+        let number = self.health.number.wrapping_add(1);
+        self.health = Health {
+            number,
+            ..Health::default()
+        };
+    }
+
+    /// Notes how a check of this number ended.
+    pub(super) fn checked(&mut self, number: u32, good: bool) {
+        let health = &mut self.health;
+        if number != health.number {
+            return;
+        }
+        if good != health.unhealthy {
+            health.opposite = 0;
+            return;
+        }
+        health.opposite = health.opposite.saturating_add(1);
+        let enough = if good { health.rise } else { health.fall };
+        if health.opposite >= enough {
+            health.unhealthy = !good;
+            health.opposite = 0;
+        }
     }
 
     fn pause(&mut self) {

@@ -2,8 +2,9 @@
 
 //! A route: servers that answer the same requests, and how one of them is chosen.
 //!
-//! A server with weight 0 gets nothing new. Backups are chosen from when no other server is up, and
-//! servers that are down when none is up at all, as then one answer is as good as another.
+//! A server with weight 0 gets nothing new. Backups are chosen from when no other server is up, then servers
+//! whose checks fail, which may answer nevertheless, and at last those that are down, as then one answer
+//! is as good as another.
 //!
 //! Context: softirq for the choice, process for changes. The lock is a leaf, so what a pool knows
 //! under its own is asked for without it: a change in between may make the choice another one, but
@@ -11,7 +12,10 @@
 
 use super::{
     drain::Drain,
-    pool::Pool,
+    pool::{
+        Pool,
+        Standing, //
+    },
     session::{
         Conn,
         DRAIN, //
@@ -331,13 +335,13 @@ impl Route {
         Some((entry.pool.clone(), entry.share))
     }
 
-    /// Returns how many servers there are, and how many of them are not known to be down.
+    /// Returns how many servers there are, and how many of them are up.
     pub(crate) fn count(&self) -> (usize, usize) {
         let mut place = 0;
         let mut up = 0;
         while let Some((pool, _)) = self.at(place) {
             place += 1;
-            up += usize::from(pool.is_up());
+            up += usize::from(pool.standing() == Standing::Up);
         }
         (place, up)
     }
@@ -375,7 +379,7 @@ impl Route {
         client: IpAddr,
         avoid: Places,
     ) -> Option<(usize, ARef<Pool>)> {
-        let (mut usual, mut backup, mut down) = Default::default();
+        let (mut usual, mut backup, mut unhealthy, mut down) = Default::default();
         let mut loads = [0; SERVERS_MAX];
         for (place, load) in loads.iter_mut().enumerate().take(count) {
             let Some((pool, share)) = self.at(place) else {
@@ -384,17 +388,18 @@ impl Route {
             if share.weight == 0 || avoid.contains(place) {
                 continue;
             }
-            let set: &mut Places = match (pool.is_up(), share.backup) {
-                (true, false) => &mut usual,
-                (true, true) => &mut backup,
-                (false, _) => &mut down,
+            let set: &mut Places = match (pool.standing(), share.backup) {
+                (Standing::Up, false) => &mut usual,
+                (Standing::Up, true) => &mut backup,
+                (Standing::Unhealthy, _) => &mut unhealthy,
+                (Standing::Down, _) => &mut down,
             };
             set.insert(place);
             if balance == Balance::LeastConnections {
                 *load = pool.load();
             }
         }
-        let among = usual.or(backup).or(down);
+        let among = usual.or(backup).or(unhealthy).or(down);
         let mut servers = self.servers.lock();
         let place = match balance {
             Balance::RoundRobin => servers.in_turn(among),

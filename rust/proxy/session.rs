@@ -7,6 +7,7 @@ use super::{
         self,
         Downstream, //
     },
+    health::Check,
     pool::Checkout,
     reading::Reading,
     site::Site,
@@ -57,6 +58,8 @@ pub(crate) enum Session {
     Upstream(Upstream),
     /// One end of a tunnel.
     Tunnel(Tunnel),
+    /// A server is asked on it how it is.
+    Check(Check),
 }
 
 /// What is handed from one connection to another.

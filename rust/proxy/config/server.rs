@@ -13,6 +13,11 @@ use super::{
     switch, //
 };
 use crate::proxy::{
+    health::{
+        self,
+        Checks,
+        Plan, //
+    },
     pool::{
         self,
         Pool,
@@ -61,15 +66,17 @@ const FAILS_MAX: u32 = 1_000_000;
 pub(crate) struct ServerDir {
     name: CString,
     #[pin]
-    state: Mutex<ServerState>,
+    pub(super) state: Mutex<ServerState>,
 }
 
-struct ServerState {
+pub(super) struct ServerState {
     route: Arc<Route>,
     size: Size,
     share: Share,
     enabled: bool,
     fails_max: u32,
+    pub(super) plan: Plan,
+    checks: Option<ARef<Checks>>,
     pool: Option<ARef<Pool>>,
 }
 
@@ -92,6 +99,13 @@ impl ServerDir {
                 backup: 5,
                 enable: 20,
                 fails_max: 6,
+                health_path: 10,
+                health_host: 11,
+                health_status: 12,
+                health_interval_ms: 13,
+                health_timeout_ms: 14,
+                health_rise: 15,
+                health_fall: 16,
             ],
         };
         let data = try_pin_init!(ServerDir {
@@ -102,6 +116,8 @@ impl ServerDir {
                 share: Share::default(),
                 enabled: true,
                 fails_max: 0,
+                plan: Plan::default(),
+                checks: None,
                 pool: None,
             }),
         });
@@ -109,7 +125,7 @@ impl ServerDir {
     }
 
     /// Refuses a value.
-    fn refuse(&self, attribute: &str, value: &[u8], why: fmt::Arguments<'_>) -> Error {
+    pub(super) fn refuse(&self, attribute: &str, value: &[u8], why: fmt::Arguments<'_>) -> Error {
         refuse(&self.name, attribute, value, why, EINVAL)
     }
 }
@@ -125,6 +141,24 @@ impl ServerState {
         if let Some(old) = core::mem::replace(&mut self.pool, pool) {
             self.route.remove(&old);
             pool::stop(&old);
+        }
+        self.look_after()
+    }
+
+    /// Has the server looked after as the plan says now.
+    pub(super) fn look_after(&mut self) -> Result {
+        let checks = match &self.pool {
+            Some(pool) if !self.plan.path.is_empty() => {
+                Some(health::start(pool.clone(), &self.plan)?)
+            }
+            Some(pool) => {
+                pool.end_checks();
+                None
+            }
+            None => None,
+        };
+        if let Some(old) = core::mem::replace(&mut self.checks, checks) {
+            old.shutdown();
         }
         Ok(())
     }
@@ -245,7 +279,10 @@ impl AttributeOperations<2> for ServerDir {
             writeln!(text, "tunnels {}", counts.tunnels_opened.get())?;
             writeln!(text, "up {}", u8::from(now.up))?;
             writeln!(text, "fails {}", now.fails)?;
-            writeln!(text, "requests_failed {}", counts.requests_failed.get())
+            writeln!(text, "requests_failed {}", counts.requests_failed.get())?;
+            writeln!(text, "healthy {}", u8::from(now.healthy))?;
+            writeln!(text, "checks {}", counts.checks.get())?;
+            writeln!(text, "checks_failed {}", counts.checks_failed.get())
         })
     }
 }

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looking after a server: now and then a request of our own, on a connection of its own.
+//!
+//! What follows from the answers is decided by the server's [`Record`](super::record::Record). One check
+//! is under way at a time; it fails if it is not answered in time with a status that is wanted.
+//!
+//! Context: softirq; the lock of the check's connection is held where there is an [`Io`].
+
+use super::{
+    body::Failure,
+    limits,
+    pool::{
+        turn_to_connect,
+        Pool, //
+    },
+    reading::Reading,
+    session::{
+        Io,
+        Session, //
+    }, //
+};
+use crate::{
+    net::{
+        lock::{
+            new_bh_lock,
+            BhLock, //
+        },
+        random,
+        Conn,
+        Events,
+        Hooks,
+        Moment,
+        OutQueue,
+        Run,
+        Task,
+        CONNECTED, //
+    },
+    proto::{
+        h1::{
+            HeadParser,
+            Progress, //
+        },
+        message::Version,
+        response::{
+            Asked,
+            Response,
+            ResponseKind, //
+        }, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    str::CString,
+    sync::{
+        aref::ARef,
+        atomic::{
+            ordering::Relaxed,
+            Atomic, //
+        }, //
+    }, //
+};
+
+/// Interim responses that one check may get.
+const INTERIM_MAX: u8 = 16;
+
+/// How a server is looked after.
+pub(crate) struct Plan {
+    /// What is asked for, a path with or without a query; empty for no checks.
+    pub(crate) path: KVec<u8>,
+    /// Whom the request is for: host[:port]; empty for the server's address.
+    pub(crate) host: KVec<u8>,
+    /// The least and the largest status code of a healthy server.
+    pub(crate) statuses: (u16, u16),
+    /// Milliseconds from one check to the next, jitter aside.
+    pub(crate) interval: u32,
+    /// Milliseconds that a check may take, connecting included.
+    pub(crate) timeout: u32,
+    /// Checks in a row that must succeed for an unhealthy server to count as healthy.
+    pub(crate) rise: u32,
+    /// Checks in a row that must fail for a healthy server to count as unhealthy.
+    pub(crate) fall: u32,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            path: KVec::new(),
+            host: KVec::new(),
+            statuses: (200, 200),
+            interval: 2000,
+            timeout: 1000,
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
+/// The checks of one server: a task that begins them.
+pub(crate) type Checks = Task<Checker>;
+
+/// What the checks of a server need.
+#[pin_data]
+pub(crate) struct Checker {
+    pool: ARef<Pool>,
+    /// The number that the pool gave to these checks.
+    number: Atomic<u32>,
+    request: KVec<u8>,
+    statuses: (u16, u16),
+    interval: u32,
+    timeout: u32,
+    #[pin]
+    state: BhLock<State>,
+}
+
+struct State {
+    /// A check is under way.
+    running: bool,
+    /// When the next one may connect.
+    turn: Option<Moment>,
+}
+
+/// Begins to look after the server of `pool`; [`Task::shutdown`] ends it. Process context.
+pub(crate) fn start(pool: ARef<Pool>, plan: &Plan) -> Result<ARef<Checks>> {
+    let request = request(&pool, plan)?;
+    let own = pool.clone();
+    let checks = Task::new(try_pin_init!(Checker {
+        pool: own,
+        request,
+        number: Atomic::new(0),
+        statuses: plan.statuses,
+        interval: plan.interval,
+        timeout: plan.timeout,
+        state <- new_bh_lock!(State {
+            running: false,
+            turn: None,
+        }),
+    }))?;
+    let number = pool.begin_checks(plan.rise, plan.fall);
+    checks.number.store(number, Relaxed);
+    checks.kick();
+    Ok(checks)
+}
+
+/// Writes the request of a check.
+fn request(pool: &Pool, plan: &Plan) -> Result<KVec<u8>> {
+    let address = CString::try_from_fmt(format_args!("{}", pool.addr().get()))?;
+    let host = match plan.host.as_slice() {
+        [] => address.to_bytes(),
+        host => host,
+    };
+    let mut text = KVec::new();
+    for part in [
+        b"GET ",
+        plan.path.as_slice(),
+        b" HTTP/1.1\r\nHost: ",
+        host,
+        b"\r\nUser-Agent: squall\r\nConnection: close\r\n\r\n",
+    ] {
+        text.extend_from_slice(part, GFP_KERNEL)?;
+    }
+    Ok(text)
+}
+
+impl Checker {
+    /// Returns the milliseconds to the next check: an eighth less to an eighth more than the interval, so that
+    /// those of many servers do not come at once.
+    fn pause(&self) -> u32 {
+        let eighth = self.interval / 8;
+        self.interval
+            .saturating_sub(eighth)
+            .saturating_add(random(eighth.saturating_mul(2).saturating_add(1)))
+    }
+
+    fn ended(&self, good: bool) {
+        self.state.lock().running = false;
+        self.pool.checked(self.number.load(Relaxed), good);
+    }
+}
+
+impl Run for Checker {
+    fn run(checks: &ARef<Checks>) {
+        let mut state = checks.state.lock();
+        let due = match state.turn {
+            Some(due) => due,
+            None => *state.turn.insert(turn_to_connect()),
+        };
+        let wait = Moment::now().ms_until(due);
+        if wait > 0 {
+            drop(state);
+            return checks.kick_after(wait);
+        }
+        state.turn = None;
+        let begin = !core::mem::replace(&mut state.running, true);
+        drop(state);
+        checks.kick_after(checks.pause());
+        if begin {
+            let session = Session::Check(Check::new(checks.clone()));
+            // If it does not even begin, the session has told so.
+            let _ = Conn::connect(checks.pool.addr(), session, &HOOKS, checks.timeout);
+        }
+    }
+}
+
+/// A check under way. Dropping it tells how it ended.
+pub(crate) struct Check {
+    checks: ARef<Checks>,
+    reading: Option<KBox<Reading>>,
+    interim: u8,
+    /// When it has failed.
+    due: Moment,
+    good: bool,
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.checks.ended(self.good);
+    }
+}
+
+impl Check {
+    fn new(checks: ARef<Checks>) -> Check {
+        Check {
+            due: Moment::now().after_ms(checks.timeout),
+            checks,
+            reading: None,
+            interim: 0,
+            good: false,
+        }
+    }
+
+    fn connected(&mut self, io: &mut Io<'_>) {
+        let mut bytes = OutQueue::new();
+        if bytes.write(&self.checks.request).is_err() || io.send(&mut bytes).is_err() {
+            return io.reset();
+        }
+        io.set_deadline(Moment::now().ms_until(self.due));
+    }
+
+    fn read(&mut self, io: &mut Io<'_>) {
+        loop {
+            match self.head(io) {
+                Ok(Some((ResponseKind::Final, status))) => {
+                    let (least, most) = self.checks.statuses;
+                    self.good = (least..=most).contains(&status);
+                    return io.release();
+                }
+                Ok(Some(_)) if self.interim < INTERIM_MAX => {
+                    self.interim = self.interim.saturating_add(1);
+                }
+                Ok(None) if !io.fin_received() => return,
+                _ => return io.reset(),
+            }
+        }
+    }
+
+    /// Reads a response head: what it is, and its status; `None` if it is not complete.
+    fn head(&mut self, io: &mut Io<'_>) -> Result<Option<(ResponseKind, u16)>, Failure> {
+        if io.unread() == 0 {
+            return Ok(None);
+        }
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => Reading::new(HeadParser::response())?,
+        };
+        if reading.resume(io, &limits::response())? == Progress::NeedMore {
+            self.reading = Some(reading);
+            return Ok(None);
+        }
+        let asked = Asked {
+            head_method: false,
+            upgrade: false,
+            version: Version::Http11,
+            keep_alive: false,
+        };
+        let (head, bytes) = reading.complete(io)?;
+        let response = Response::from_head(head, &asked, &bytes).map_err(Failure::Protocol)?;
+        io.consume(reading.len());
+        Reading::end(reading);
+        Ok(Some((response.kind, response.status)))
+    }
+}
+
+/// What the events of a check's connection mean.
+static HOOKS: Hooks<Session> = Hooks {
+    data_ready: |session, io| {
+        if let Session::Check(check) = session {
+            check.read(io);
+        }
+    },
+    events: |session, io, events: Events| {
+        if let (Session::Check(check), true) = (session, events & CONNECTED != 0) {
+            check.connected(io);
+        }
+    },
+    timer: |_, io| io.reset(),
+    // The session goes, and tells that the check failed.
+    closed: |_, _, _| {},
+};
