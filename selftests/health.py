@@ -307,6 +307,26 @@ def all_unhealthy():
         equal({get(web)[1] for _ in range(6)}, {"0"}, "who answers when one is not checked any more")
 
 
+@case("the weight of a server that is back grows from a small part to the whole", limit=60)
+def slow_start():
+    for balance in ("round-robin", "least-connections"):
+        with checked(2, health_fall=1, health_rise=1) as (web, servers):
+            squall.write(f"{web.directory}/{squall.ROUTE}/balance", balance)
+            squall.write(f"{web.server_directory(0)}/slow_start_ms", 60_000)
+            share = lambda: [get(web)[1] for _ in range(32)].count("0")
+            equal(share(), 16, f"requests of 32 at the beginning, {balance}")
+            servers[0].health = wire.response(status="503 Down")
+            healthy(web, 0, 0)
+            servers[0].health = wire.response()
+            healthy(web, 0, 1)
+            got = share()
+            # One request at a time, the larger share always is the least loaded.
+            least = 1 if balance == "round-robin" else 0
+            check(least <= got <= 8, f"{got} of 32 requests when it is back, {balance}")
+            squall.write(f"{web.server_directory(0)}/slow_start_ms", 1)
+            equal(share(), 16, f"requests of 32 at the end, {balance}")
+
+
 @case("a server that is removed, and the module, do not wait for a check")
 def removed():
     with checked(1, health_timeout_ms=60_000) as (web, (server,)):

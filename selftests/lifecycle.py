@@ -28,6 +28,7 @@ WRONG = [
     *(("all/s0/weight", value) for value in ("", "-1", "257", "half")),
     *(("all/s0/backup", value) for value in ("", "2", "yes")),
     *(("all/s0/fails_max", value) for value in ("", "-1", "1000001", "few")),
+    *(("all/s0/slow_start_ms", value) for value in ("", "-1", "86400001")),
     *(("all/s0/health_path", value) for value in ("health", "/a b", "/" + 256 * "a")),
     *(("all/s0/health_host", value) for value in ("a b", 257 * "a")),
     *(("all/s0/health_status", value) for value in ("", "100", "600", "399-200", "200-", "ok")),
@@ -63,7 +64,8 @@ def read_back():
         for name, value in (("address", "0.0.0.0:8080"), ("address", "[::]:8080"), ("address", "[fd00::1]:1"),
                             ("all/s0/address", "10.0.0.2:9000"), ("all/s0/connections", "16"), ("all/s0/connections_max", "65536"),
                             ("all/s0/weight", "256"), ("all/s0/backup", "1"), ("all/s0/fails_max", "1000000"),
-                            ("all/s0/health_host", "a.example:80"), ("all/s0/health_status", "200-399"), ("all/s0/health_fall", "1"),
+                            ("all/s0/slow_start_ms", "86400000"), ("all/s0/health_host", "a.example:80"),
+                            ("all/s0/health_status", "200-399"), ("all/s0/health_fall", "1"),
                             ("all/s0/health_path", "/health?a=b"), ("all/s0/health_status", "204"), ("all/s0/health_path", ""),
                             ("all/balance", "least-connections"), ("all/balance", "address-hash"), ("all/balance", "round-robin"), ("enable", "0")):
             squall.write(f"{web.directory}/{name}", value)

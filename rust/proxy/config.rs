@@ -9,7 +9,7 @@
 //! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,stats}
 //! squall/<listener>/<route>/{balance,stats}
 //! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,
-//!                              fails_max,health_*,stats}
+//!                              fails_max,slow_start_ms,health_*,stats}
 //! ```
 //!
 //! A wrong value is refused with an errno, and with a line in the log that names it; what was

@@ -381,6 +381,16 @@ impl Server {
         self.shared.lock().standing()
     }
 
+    /// Returns which part of its weight the server has now, in 256ths.
+    pub(crate) fn part(&self) -> u32 {
+        self.shared.lock().record.part()
+    }
+
+    /// Sets the milliseconds in which the server's share grows when it is back; 0 for none.
+    pub(crate) fn set_slow_start(&self, ms: u32) {
+        self.shared.lock().record.slow_start = ms;
+    }
+
     /// Notes a request sent to the server.
     pub(crate) fn count_request(&self) {
         self.counts.requests.inc();
@@ -539,6 +549,9 @@ pub(crate) fn connected(pool: &ARef<Pool>, conn: &Conn) {
     stats::inc(Counter::Connected);
     pool.counts.connected.inc();
     let mut shared = pool.shared.lock();
+    if shared.is_down() {
+        shared.record.back();
+    }
     shared.connecting = shared.connecting.saturating_sub(1);
     shared.failures = 0;
     shared.backoff = 0;

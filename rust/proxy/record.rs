@@ -14,6 +14,12 @@ use crate::net::{
     Moment, //
 };
 
+/// All of a server's weight.
+const WHOLE: u32 = 256;
+
+/// The part of its weight with which a server begins that is back.
+const LEAST: u32 = WHOLE / 16;
+
 /// A server's record.
 #[derive(Default)]
 pub(super) struct Record {
@@ -26,6 +32,10 @@ pub(super) struct Record {
     /// No request before this.
     paused_until: Option<Moment>,
     health: Health,
+    /// Milliseconds in which the server's share grows when it is back; 0 for none.
+    pub(super) slow_start: u32,
+    /// When it was back.
+    back_at: Option<Moment>,
 }
 
 /// What checks have told.
@@ -70,8 +80,29 @@ impl Record {
         paused
     }
 
+    /// Notes that the server is back.
+    pub(super) fn back(&mut self) {
+        self.back_at = Some(Moment::now());
+    }
+
+    /// Returns which part of its weight the server has now, of [`WHOLE`]: less than all of it for a while when it
+    /// is back.
+    pub(super) fn part(&self) -> u32 {
+        let Some(back_at) = self.back_at else {
+            return WHOLE;
+        };
+        let since = u64::from(back_at.ms_until(Moment::now())).saturating_mul(u64::from(WHOLE));
+        match since.checked_div(u64::from(self.slow_start)) {
+            Some(part) => (part.min(u64::from(WHOLE)) as u32).max(LEAST),
+            None => WHOLE,
+        }
+    }
+
     /// Notes a request that was answered.
     pub(super) fn answered(&mut self) {
+        if self.pauses > 0 {
+            self.back();
+        }
         self.fails = 0;
         self.pauses = 0;
         self.paused_until = None;
@@ -114,6 +145,9 @@ impl Record {
         if health.opposite >= enough {
             health.unhealthy = !good;
             health.opposite = 0;
+            if good {
+                self.back();
+            }
         }
     }
 

@@ -165,14 +165,14 @@ impl Servers {
     }
 
     /// Chooses by turns: who is owed most is next, and pays all others.
-    fn in_turn(&mut self, among: Places) -> Option<usize> {
+    fn in_turn(&mut self, among: Places, weights: &[u32; SERVERS_MAX]) -> Option<usize> {
         let mut total = 0i64;
         let mut best: Option<(usize, i64)> = None;
         for (place, entry) in self.entries.iter_mut().enumerate() {
             if !among.contains(place) {
                 continue;
             }
-            let weight = i64::from(entry.share.weight);
+            let weight = weights.get(place).map_or(0, |weight| i64::from(*weight));
             entry.owed = entry.owed.saturating_add(weight);
             total = weight.saturating_add(total);
             if best.is_none_or(|(_, owed)| entry.owed > owed) {
@@ -185,14 +185,19 @@ impl Servers {
     }
 
     /// Chooses who has least to do for its weight; among equals the next in turn.
-    fn least_loaded(&mut self, among: Places, loads: &[u32; SERVERS_MAX]) -> Option<usize> {
+    fn least_loaded(
+        &mut self,
+        among: Places,
+        loads: &[u32; SERVERS_MAX],
+        weights: &[u32; SERVERS_MAX],
+    ) -> Option<usize> {
         let count = self.entries.len();
         let first = self.next;
         self.next = first.wrapping_add(1);
         let mut best: Option<(usize, u64, u64)> = None;
         for turn in 0..count {
             let place = first.wrapping_add(turn).checked_rem(count)?;
-            let (Some(entry), Some(load)) = (self.entries.get(place), loads.get(place)) else {
+            let (Some(weight), Some(load)) = (weights.get(place), loads.get(place)) else {
                 continue;
             };
             if !among.contains(place) {
@@ -200,7 +205,7 @@ impl Servers {
             }
             // With this request; both factors have 32 bits at most.
             let load = u64::from(*load).saturating_add(1);
-            let weight = u64::from(entry.share.weight);
+            let weight = u64::from(*weight);
             let less = best.is_none_or(|(_, least, of)| {
                 load.saturating_mul(of) < least.saturating_mul(weight)
             });
@@ -381,7 +386,9 @@ impl Route {
     ) -> Option<(usize, ARef<Pool>)> {
         let (mut usual, mut backup, mut unhealthy, mut down) = Default::default();
         let mut loads = [0; SERVERS_MAX];
-        for (place, load) in loads.iter_mut().enumerate().take(count) {
+        let mut weights = [0; SERVERS_MAX];
+        let places = loads.iter_mut().zip(weights.iter_mut());
+        for (place, (load, weight)) in places.enumerate().take(count) {
             let Some((pool, share)) = self.at(place) else {
                 break;
             };
@@ -395,6 +402,7 @@ impl Route {
                 (Standing::Down, _) => &mut down,
             };
             set.insert(place);
+            *weight = share.weight.saturating_mul(pool.part());
             if balance == Balance::LeastConnections {
                 *load = pool.load();
             }
@@ -402,8 +410,8 @@ impl Route {
         let among = usual.or(backup).or(unhealthy).or(down);
         let mut servers = self.servers.lock();
         let place = match balance {
-            Balance::RoundRobin => servers.in_turn(among),
-            Balance::LeastConnections => servers.least_loaded(among, &loads),
+            Balance::RoundRobin => servers.in_turn(among, &weights),
+            Balance::LeastConnections => servers.least_loaded(among, &loads, &weights),
             Balance::AddressHash => servers.hashed(among, client),
         };
         let chosen = place.and_then(|place| Some((place, servers.entries.get(place)?)));

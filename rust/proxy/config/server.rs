@@ -58,6 +58,9 @@ const SIZE: Size = Size {
     most: 1024,
 };
 
+/// Largest value of `slow_start_ms`.
+const SLOW_START_MAX: u32 = 86_400_000;
+
 /// Largest value of `fails_max`.
 const FAILS_MAX: u32 = 1_000_000;
 
@@ -75,6 +78,7 @@ pub(super) struct ServerState {
     share: Share,
     enabled: bool,
     fails_max: u32,
+    slow_start: u32,
     pub(super) plan: Plan,
     checks: Option<ARef<Checks>>,
     pool: Option<ARef<Pool>>,
@@ -99,6 +103,7 @@ impl ServerDir {
                 backup: 5,
                 enable: 20,
                 fails_max: 6,
+                slow_start_ms: 7,
                 health_path: 10,
                 health_host: 11,
                 health_status: 12,
@@ -116,6 +121,7 @@ impl ServerDir {
                 share: Share::default(),
                 enabled: true,
                 fails_max: 0,
+                slow_start: 0,
                 plan: Plan::default(),
                 checks: None,
                 pool: None,
@@ -215,6 +221,7 @@ impl AttributeOperations<0> for ServerDir {
         let mut state = dir.state.lock();
         let pool = pool::start(addr, state.size)?;
         pool.set_fails_max(state.fails_max);
+        pool.set_slow_start(state.slow_start);
         state.set_pool(Some(pool)).map_err(|err| {
             let why = format_args!("the route has too many servers");
             refuse(&dir.name, "address", page, why, err)
@@ -409,6 +416,32 @@ impl AttributeOperations<6> for ServerDir {
         state.fails_max = fails_max;
         if let Some(pool) = &state.pool {
             pool.set_fails_max(fails_max);
+        }
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<7> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let slow_start = dir.state.lock().slow_start;
+        show(page, |text| writeln!(text, "{}", slow_start))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let slow_start = number(page, SLOW_START_MAX).ok_or_else(|| {
+            dir.refuse(
+                "slow_start_ms",
+                page,
+                format_args!("not a number from 0 to {SLOW_START_MAX}"),
+            )
+        })?;
+        let mut state = dir.state.lock();
+        state.slow_start = slow_start;
+        if let Some(pool) = &state.pool {
+            pool.set_slow_start(slow_start);
         }
         Ok(())
     }
