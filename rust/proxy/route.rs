@@ -33,6 +33,7 @@ use crate::net::{
 use core::net::IpAddr;
 use kernel::{
     prelude::*,
+    str::CString,
     sync::{
         aref::ARef,
         atomic::{
@@ -99,6 +100,8 @@ impl Default for Share {
 /// A set of servers that answer the same requests.
 #[pin_data]
 pub(crate) struct Route {
+    /// Its configured name.
+    pub(crate) name: CString,
     #[pin]
     servers: BhLock<Servers>,
     pub(crate) settings: Settings,
@@ -229,10 +232,11 @@ impl Servers {
 }
 
 impl Route {
-    /// Makes a route without servers.
-    pub(crate) fn new() -> Result<Arc<Route>> {
+    /// Makes the route `name`, without servers.
+    pub(crate) fn new(name: CString) -> Result<Arc<Route>> {
         Arc::pin_init(
             try_pin_init!(Route {
+                name,
                 servers <- new_bh_lock!(Servers::default()),
                 settings: Settings::new(),
                 drain: Drain::new(),

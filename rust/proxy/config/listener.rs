@@ -86,7 +86,7 @@ impl ListenerDir {
                 forwarded: 4,
             ],
         };
-        let (listener, site) = (name(dir)?, SiteMade(Site::new()?));
+        let (listener, site) = (name(dir)?, SiteMade(Site::new(name(dir)?)?));
         let data = try_pin_init!(ListenerDir {
             name: listener,
             state <- new_mutex!(ListenerState::default()),

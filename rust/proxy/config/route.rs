@@ -98,7 +98,7 @@ impl RouteDir {
                 ws_rate_action: 118,
             ],
         };
-        let route = Route::new()?;
+        let route = Route::new(name(dir)?)?;
         site.router.add(route.clone()).map_err(|err| {
             let why = match err {
                 ENOSPC => "the listener has as many routes as it may",
