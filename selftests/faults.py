@@ -6,22 +6,17 @@ delivered as complete is wrong, and everything works again afterwards.
 Needs a kernel with fault injection. Only allocations below a function of the module fail, TCP's on its behalf included.
 """
 
-import contextlib
 import hashlib
-import os
 import random
 import socket
 import subprocess
 import threading
 import time
 
-from lib import baseline, ktap, session, slabs, squall, wire, ws
+from lib import baseline, ktap, session, squall, wire, ws
+from lib.faults import LOG, failing, possible
 from lib.ktap import case, check, equal, until
 
-DEBUG = "/sys/kernel/debug"
-FAILSLAB, FAIL_PAGES = f"{DEBUG}/failslab", f"{DEBUG}/fail_page_alloc"
-# The slab allocator's own words about a page that it did not get.
-LOG = r"SLUB: Unable to allocate memory|^\s+cache: |^\s+node \d+: slabs"
 CONTENT = random.Random(1).randbytes(1 << 20)
 # No client waits longer for an answer or the end of its connection, seconds; and no server for the rest of a tunnel, which
 # is shorter so that what hangs is told from what follows from it.
@@ -30,37 +25,6 @@ TIMEOUTS = {
     "queue_timeout_ms": 4000, "response_timeout_ms": 10000, "connect_timeout_ms": 4000, "linger_timeout_ms": 4000,
     "send_timeout_ms": 20000, "backoff_max_ms": 500,
 }
-
-
-def text_range():
-    """Addresses of the module's code: (first, end)."""
-    with open("/sys/module/squall/sections/.text", encoding="ascii") as file:
-        start = int(file.read(), 16)
-    with open("/proc/modules", encoding="ascii") as file:
-        size = next(int(line.split()[1]) for line in file if line.startswith("squall "))
-    return start, start + size
-
-
-@contextlib.contextmanager
-def failing(percent):
-    """While entered, `percent` of the allocations that the module causes in softirq fail."""
-    start, end = text_range()
-    slabs.choose_caches()
-    settings = {
-        "verbose": 0, "interval": 1, "times": -1, "space": 0, "task-filter": "N", "ignore-gfp-wait": "Y",
-        "ignore-gfp-highmem": "Y", "min-order": 0, "cache-filter": "Y", "stacktrace-depth": 32,
-        "reject-start": 0, "reject-end": 0, "require-start": start, "require-end": end, "probability": percent,
-    }
-    folders = [folder for folder in (FAILSLAB, FAIL_PAGES) if os.path.isdir(folder)]
-    try:
-        for folder in folders:
-            for name, value in settings.items():
-                if os.path.exists(f"{folder}/{name}"):
-                    squall.write(f"{folder}/{name}", value)
-        yield
-    finally:
-        for folder in folders:
-            squall.write(f"{folder}/probability", 0)
 
 
 def watchful(peer):
@@ -365,7 +329,7 @@ def no_injection():
     raise ktap.Skip("this kernel cannot fail allocations")
 
 
-if os.path.exists(f"{FAILSLAB}/require-start"):
+if possible():
     session.main()
 else:
     ktap.main(no_injection)

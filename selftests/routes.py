@@ -9,7 +9,7 @@ import random
 import threading
 import time
 
-from lib import ktap, session, slabs, squall, wire, ws
+from lib import faults, ktap, session, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 REFUSED = "squall.*refused"
@@ -497,7 +497,7 @@ def no_memory():
         raise ktap.Skip("this kernel does not inject faults")
     wanted = {"ignore-gfp-wait": "N", "cache-filter": "Y", "task-filter": "Y", "verbose": 0, "times": -1, "interval": 1, "space": 0, "probability": 100}
     before = {name: squall.read(f"{slab}/{name}") for name in wanted}
-    slabs.choose_caches()
+    faults.choose_caches()
 
     def failing(space, action):
         """Runs `action` with memory for allocations of so many bytes; returns what it raised."""

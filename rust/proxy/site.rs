@@ -34,32 +34,16 @@ use core::{
 };
 use kernel::{
     prelude::*,
-<<<<<<< HEAD
-    sync::Arc, //
-=======
     str::CString,
-    sync::{
-        atomic::{
-            ordering::{
-                Acquire,
-                Release, //
-            },
-            AtomicFlag, //
-        },
-        Arc, //
-    }, //
->>>>>>> e4541f1 (Sites and routes know their configured names)
+    sync::Arc, //
 };
 
 /// What a listener serves.
 #[pin_data]
 pub(crate) struct Site {
-<<<<<<< HEAD
-    /// Its routes.
-=======
     /// The name of its listener.
     pub(crate) name: CString,
->>>>>>> e4541f1 (Sites and routes know their configured names)
+    /// Its routes.
     #[pin]
     pub(crate) router: Router,
     #[pin]
@@ -91,20 +75,12 @@ pub(crate) struct Counts {
 }
 
 impl Site {
-<<<<<<< HEAD
-    /// Makes a site without routes.
-    pub(crate) fn new() -> Result<Arc<Site>> {
-        Arc::pin_init(
-            try_pin_init!(Site {
-                router <- Router::new(),
-=======
-    /// Makes the site of the listener `name`, without a route.
+    /// Makes the site of the listener `name`, without routes.
     pub(crate) fn new(name: CString) -> Result<Arc<Site>> {
         Arc::pin_init(
             try_pin_init!(Site {
                 name,
-                route <- new_bh_lock!(None),
->>>>>>> e4541f1 (Sites and routes know their configured names)
+                router <- Router::new(),
                 origin <- new_bh_lock!(Origin::default()),
                 drain: Drain::new(),
                 counts: Counts::default(),

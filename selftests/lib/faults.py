@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Failed allocations, on a kernel with fault injection: those that the module causes in softirq, TCP's on its behalf included."""
+
+import contextlib
+import glob
+import os
+
+from . import squall
+
+DEBUG = "/sys/kernel/debug"
+FAILSLAB, FAIL_PAGES = f"{DEBUG}/failslab", f"{DEBUG}/fail_page_alloc"
+# What the checks of the debug kernel keep their own records in: refused, they switch themselves off.
+CHECKERS = ("kmemleak_object", "kmemleak_scan_area", "debug_objects_cache", "kmem_cache", "kmem_cache_node")
+# The slab allocator's own words about a page that it did not get.
+LOG = r"SLUB: Unable to allocate memory|^\s+cache: |^\s+node \d+: slabs"
+
+
+def possible():
+    """True if this kernel can fail allocations."""
+    return os.path.exists(f"{FAILSLAB}/require-start")
+
+
+def text_range():
+    """Addresses of the module's code: (first, end)."""
+    with open("/sys/module/squall/sections/.text", encoding="ascii") as file:
+        start = int(file.read(), 16)
+    with open("/proc/modules", encoding="ascii") as file:
+        size = next(int(line.split()[1]) for line in file if line.startswith("squall "))
+    return start, start + size
+
+
+def choose_caches():
+    """Lets every slab cache fail but those of the kernel's own checks."""
+    for path in glob.glob("/sys/kernel/slab/*/failslab"):
+        name = path.split("/")[-2]
+        with contextlib.suppress(OSError):  # one that is merged with others cannot be chosen
+            squall.write(path, 0 if name in CHECKERS else 1)
+
+
+@contextlib.contextmanager
+def failing(percent, code=None):
+    """While entered, `percent` of the allocations that the module causes in softirq fail; or those below `code`: (first, end)."""
+    start, end = code or text_range()
+    choose_caches()
+    settings = {
+        "verbose": 0, "interval": 1, "times": -1, "space": 0, "task-filter": "N", "ignore-gfp-wait": "Y",
+        "ignore-gfp-highmem": "Y", "min-order": 0, "cache-filter": "Y", "stacktrace-depth": 32,
+        "reject-start": 0, "reject-end": 0, "require-start": start, "require-end": end, "probability": percent,
+    }
+    folders = [folder for folder in (FAILSLAB, FAIL_PAGES) if os.path.isdir(folder)]
+    try:
+        for folder in folders:
+            for name, value in settings.items():
+                if os.path.exists(f"{folder}/{name}"):
+                    squall.write(f"{folder}/{name}", value)
+        yield
+    finally:
+        for folder in folders:
+            squall.write(f"{folder}/probability", 0)
