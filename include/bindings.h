@@ -30,6 +30,8 @@
 #include <net/tcp.h>
 #include <net/transp_v6.h>
 
+#include "uapi/squall.h"
+
 /* Rust sees constants, not casts and enum expressions. */
 static const gfp_t SQUALL_GFP_ATOMIC = GFP_ATOMIC | __GFP_NOWARN;
 static const u32 SQUALL_HZ = HZ;
@@ -241,6 +243,19 @@ bool squall_skb_piece(struct sk_buff *skb, u32 offset,
 void squall_get_page(struct page *page);
 void squall_put_page(struct page *page);
 void *squall_frag_alloc(u32 size, struct page **page, u32 *offset);
+
+/* The access log. */
+int squall_log_register(void);
+void squall_log_unregister(void);
+bool squall_log_followed(void);
+u64 squall_log_next(void);
+struct sk_buff *squall_log_message(u8 cmd, u32 room);
+bool squall_log_put(struct sk_buff *skb, u16 type, const void *data, u32 len);
+void squall_log_free(struct sk_buff *skb);
+bool squall_log_send(struct sk_buff *skb);
+u64 squall_log_time(void);
+u64 squall_log_clock(void);
+u32 squall_log_cpu(void);
 
 int squall_base64_encode(const u8 *src, int len, char *dst);
 

@@ -20,6 +20,7 @@ mod io;
 mod listener;
 pub(crate) mod lock;
 mod pace;
+pub(crate) mod log;
 mod queue;
 mod rx;
 mod serve;

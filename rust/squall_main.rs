@@ -25,19 +25,21 @@ module! {
     license: "GPL",
 }
 
-/// The loaded module. Fields are dropped in order: no new configuration, no more sysctls, and then
-/// the data path comes to its end.
+/// The loaded module. Fields are dropped in order: no new configuration, no more sysctls, then the
+/// data path comes to its end, and last the log of what it did.
 #[pin_data]
 struct Squall {
     #[pin]
     config: configfs::Subsystem<proxy::config::Root>,
     sysctl: net::sysctl::Sysctl,
     runtime: net::Runtime<proxy::Session>,
+    log: net::log::Log,
 }
 
 impl kernel::InPlaceModule for Squall {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            log: net::log::Log::register()?,
             runtime: net::Runtime::start()?,
             sysctl: net::sysctl::Sysctl::register()?,
             config <- proxy::config::register(),

@@ -111,11 +111,11 @@ fn hash_of(addr: IpAddr, seed: u32) -> u32 {
     unsafe { bindings::squall_hash(words.as_ptr(), words.len() as u32, seed) }
 }
 
-/// Returns the address of a connected socket's peer, an IPv4 address as such.
-pub(super) fn peer(sk: NonNull<bindings::sock>) -> IpAddr {
+/// Returns the address and port of a connected socket's peer, an IPv4 address as such.
+pub(super) fn peer(sk: NonNull<bindings::sock>) -> net::SocketAddr {
     let mut octets = [0u8; 16];
     let mut port = 0;
     // SAFETY: The socket is alive, and there are 16 bytes.
     unsafe { bindings::squall_sk_peer(sk.as_ptr(), octets.as_mut_ptr(), &mut port) };
-    Ipv6Addr::from(octets).to_canonical()
+    net::SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), port)
 }

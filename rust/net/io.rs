@@ -216,6 +216,11 @@ impl<S: Session> Io<'_, S> {
 
     /// Returns the peer's address, without the port.
     pub(crate) fn peer(&self) -> core::net::IpAddr {
+        addr::peer(self.conn.sk).ip()
+    }
+
+    /// Returns the peer's address and port.
+    pub(crate) fn peer_addr(&self) -> core::net::SocketAddr {
         addr::peer(self.conn.sk)
     }
 }

@@ -134,6 +134,10 @@ counters! {
     NoRoute "no_route";
     /// Requests that went to another server because theirs had no connection for them.
     Moved "moved";
+    /// Records of the access log that were handed to a reader.
+    LogRecords "log_records";
+    /// Records of the access log that could not be made, or that a reader did not get.
+    LogLost "log_lost";
 }
 
 /// The first counter that the user of this module numbers.
