@@ -13,6 +13,7 @@
 //! - [`tunnel`] is what both sides become when a server switches protocols, [`drain`] how what is
 //!   disabled or removed comes to its end.
 //! - [`session`] is what they say to each other.
+//! - [`log`] tells those who follow of each request and tunnel.
 //!
 //! An exchange lives on two connections with a lock each, of which never more than one is held. The
 //! downstream connection has the right to an upstream one, a [`pool::Checkout`]; the upstream one has
@@ -27,6 +28,7 @@ mod downstream;
 mod drain;
 mod health;
 mod limits;
+mod log;
 mod network;
 mod pool;
 mod reading;

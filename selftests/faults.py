@@ -158,7 +158,7 @@ def tunnels(client, rng):
         raise Ended
     sent, md5 = 0, hashlib.md5()
     for _ in range(8):
-        data = rng.randbytes(rng.choice((1, 125, 2000, 20_000)))
+        data = ws.frame(rng.randbytes(rng.choice((1, 125, 2000, 20_000))), masked=True)
         client.send(data)
         equal(client.read(len(data)) == data, True, "echo")
         sent += len(data)

@@ -65,12 +65,11 @@ enum {
 	SQUALL_WHY_IDLE,	/* both were silent for too long */
 	SQUALL_WHY_LIFETIME,	/* it had lasted for as long as it may */
 	SQUALL_WHY_STALLED,	/* the receiver took nothing for too long */
-	SQUALL_WHY_DRAINED,	/* the server or listener was drained */
+	SQUALL_WHY_DRAINED,	/* drained: disabled or removed */
 	SQUALL_WHY_RATE,	/* more, or less, than the allowed rate */
 	SQUALL_WHY_MEMORY,	/* memory was not to be had */
 	SQUALL_WHY_FRAMES,	/* a frame broke the rules */
 	SQUALL_WHY_UNLOADED,	/* the module was unloaded */
-	SQUALL_WHY_REMOVED,	/* the listener was removed */
 	SQUALL_WHY_PROTOCOL,	/* a message broke a rule or a limit */
 	SQUALL_WHY_TIMEOUT,	/* it took too long */
 	SQUALL_WHY_UNAVAILABLE,	/* no connection to a server was to be had */

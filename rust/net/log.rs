@@ -129,6 +129,13 @@ impl Instant {
         Instant(NonZeroU64::new(now).unwrap_or(NonZeroU64::MIN))
     }
 
+    /// Returns the point so many milliseconds ago.
+    pub(crate) fn ago(ms: u32) -> Instant {
+        let ns = u64::from(ms).saturating_mul(1_000_000);
+        let then = Instant::now().0.get().saturating_sub(ns);
+        Instant(NonZeroU64::new(then).unwrap_or(NonZeroU64::MIN))
+    }
+
     /// Returns the microseconds that have passed since.
     pub(crate) fn elapsed_us(self) -> u64 {
         Instant::now().0.get().saturating_sub(self.0.get()) / 1000

@@ -14,6 +14,12 @@ use super::{
         Forwarded, //
     },
     limits,
+    log::{
+        self,
+        By,
+        Record,
+        Why, //
+    },
     pool::{
         self,
         Answer,
@@ -218,7 +224,12 @@ impl Downstream {
             return self.refuse(io, proto::Error::BodyTooLarge);
         }
         match Exchange::new(request, asked, awaiting, route) {
-            Ok(exchange) => self.exchange = Some(exchange),
+            Ok(mut exchange) => {
+                if let Some(reading) = self.reading.as_deref_mut() {
+                    exchange.log = Record::new(reading, io, &self.site, Some(&exchange.route));
+                }
+                self.exchange = Some(exchange);
+            }
             Err(_) => return self.no_memory(io),
         }
         self.ask(io);
@@ -302,9 +313,12 @@ impl Downstream {
             // Without memory for it the request is just not sent again.
             exchange.again = bytes.try_clone().ok();
         }
+        if let Some(log) = &exchange.log {
+            log.asks(checkout.pool().addr().get());
+        }
         if exchange.request.upgrade.is_some() {
             let (route, pool) = (exchange.route.clone(), checkout.pool().clone());
-            match Shared::new(self.site.clone(), route, pool) {
+            match Shared::new(self.site.clone(), route, pool, exchange.log.clone()) {
                 Ok(shared) => exchange.tunnel = Some(shared),
                 Err(_) => {
                     self.no_memory(io);
@@ -320,6 +334,7 @@ impl Downstream {
             exchange.awaiting.take(),
             exchange.tunnel.clone(),
             whole,
+            exchange.log.clone(),
         ) {
             Ok(job) => job,
             Err(_) => {
@@ -408,8 +423,7 @@ impl Downstream {
 
     /// The body cannot be completed: the server must not take it for a whole one.
     fn fail_body(&mut self, io: &mut Io<'_>, status: u16) {
-        // Dropping the checkout resets the server connection.
-        self.exchange = None;
+        // Dropping the checkout, with the exchange, resets the server connection.
         self.answer_last(io, status);
     }
 
@@ -477,16 +491,36 @@ impl Downstream {
 
     /// Answers, and goes on or closes.
     fn answer_as(&mut self, io: &mut Io<'_>, status: u16, go_on: bool, head_method: bool) {
+        let log = self.record(io);
         self.exchange = None;
         let reading = self.reading.take();
         if let Some(reading) = reading.filter(|_| go_on) {
             io.consume(reading.len());
         }
         let sent = self.send_error(io, status, !go_on, head_method);
+        if let Some(log) = &log {
+            log.answered(status, sent);
+        }
         match go_on {
             true if sent => self.next(io),
             false if sent => io.release(),
             _ => {}
+        }
+    }
+
+    /// Returns what is kept of the request for the log, which may be one whose head is not complete.
+    fn record(&mut self, io: &Io<'_>) -> Option<Arc<Record>> {
+        match (&self.exchange, &mut self.reading) {
+            (Some(exchange), _) => exchange.log.clone(),
+            (None, Some(reading)) => Record::new(reading, io, &self.site, None),
+            (None, None) => None,
+        }
+    }
+
+    /// Notes what brought the request to its end.
+    fn log_end(&self, by: By, why: Why) {
+        if let Some(log) = self.exchange.as_ref().and_then(|it| it.log.as_ref()) {
+            log.end(by, why);
         }
     }
 
@@ -538,6 +572,7 @@ impl Downstream {
                 let timeout = self.setting(Setting::SendTimeout);
                 if io.unsent() && !Moment::now().is_before(io.sent_at().after_ms(timeout)) {
                     stats::inc(Counter::SendTimeouts);
+                    self.log_end(By::Client, Why::Stalled);
                     self.exchange = None;
                     io.reset();
                 } else {
@@ -576,6 +611,7 @@ impl Downstream {
             stats::inc(Counter::RequestTimeouts);
         } else if came < wanted {
             stats::inc(Counter::BodyRateTimeouts);
+            self.log_end(By::Client, Why::Rate);
         } else {
             return io.set_deadline(timeout);
         }
@@ -660,7 +696,12 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
         }
     },
     // The session goes, and with it the exchange, which tells the server's side.
-    closed: |_, _, _| {},
+    closed: |session, _, errno| {
+        if let Session::Downstream(downstream) = session {
+            let (by, why) = log::closed(By::Client, errno);
+            downstream.log_end(by, why);
+        }
+    },
 };
 
 fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {

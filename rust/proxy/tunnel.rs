@@ -214,6 +214,7 @@ impl Tunnel {
 
     fn end_if_done(&mut self, io: &mut Io<'_>) {
         if self.read_done && self.write_done {
+            self.keep_client(io);
             io.release();
         } else if !self.shared.is_closing() {
             // A tunnel that is open one way only has less time.
@@ -224,7 +225,15 @@ impl Tunnel {
     fn abort(&self, io: &mut Io<'_>, end: End) {
         self.shared.ended(end);
         self.peer.post(ABORTED);
+        self.keep_client(io);
         io.reset();
+    }
+
+    /// The tunnel ends: who the client was can be asked only now.
+    fn keep_client(&self, io: &Io<'_>) {
+        if self.side == Side::Client {
+            self.shared.keep_client(io);
+        }
     }
 
     /// Begins to close the tunnel from between.
@@ -368,6 +377,7 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
+        self.shared.gone();
         match self.side {
             Side::Client => {
                 self.shared.site.tunnel_closed();
@@ -409,6 +419,7 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         }
     }
     if events & (ABORTED | GONE) != 0 {
+        tunnel.keep_client(io);
         io.reset();
         return;
     }
@@ -430,7 +441,7 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     }
 }
 
-fn closed(session: &mut Session, _: &mut Io<'_>, errno: i32) {
+fn closed(session: &mut Session, io: &mut Io<'_>, errno: i32) {
     if let Session::Tunnel(tunnel) = session {
         // Both FINs would have released the session: this is a reset, or a peer that vanished.
         let stalled = errno == -ETIMEDOUT.to_errno();
@@ -444,5 +455,6 @@ fn closed(session: &mut Session, _: &mut Io<'_>, errno: i32) {
             (Side::Server, true) => End::ServerStalled,
         });
         tunnel.peer.post(ABORTED);
+        tunnel.keep_client(io);
     }
 }

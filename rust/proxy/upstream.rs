@@ -15,6 +15,12 @@ use super::{
         Forwarded, //
     },
     limits,
+    log::{
+        self,
+        By,
+        Record,
+        Why, //
+    },
     pool::{
         self,
         Pool, //
@@ -122,6 +128,8 @@ pub(crate) struct Job {
     started: bool,
     may_reuse: bool,
     close_after: bool,
+    /// What is kept of it for the log, if somebody follows that.
+    log: Option<Arc<Record>>,
     /// What to tell when this is dropped.
     verdict: Events,
 }
@@ -135,6 +143,7 @@ impl Job {
         awaiting: Option<KBox<AwaitingAccept>>,
         tunnel: Option<Arc<Shared>>,
         whole: bool,
+        log: Option<Arc<Record>>,
     ) -> Result<KBox<Job>> {
         Ok(KBox::new(
             Job {
@@ -150,6 +159,7 @@ impl Job {
                 started: false,
                 may_reuse: false,
                 close_after: false,
+                log,
                 verdict: FAILED_502,
             },
             GFP_ATOMIC | __GFP_NOWARN,
@@ -171,6 +181,13 @@ impl Job {
         self.awaiting.take()
     }
 
+    /// Notes what brought the exchange to its end.
+    fn end(&self, by: By, why: Why) {
+        if let Some(log) = &self.log {
+            log.end(by, why);
+        }
+    }
+
     /// Queues bytes of the response. The caller pushes.
     fn send(&mut self, bytes: &mut OutQueue) -> Result<(), Failure> {
         self.client
@@ -181,6 +198,9 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
+        if let (Some(log), Some(body)) = (&self.log, &self.body) {
+            log.sent(body.forwarded());
+        }
         if self.verdict != 0 {
             self.client
                 .post(if self.started { ABORTED } else { self.verdict });
@@ -284,6 +304,7 @@ impl Upstream {
         let reuse = job.may_reuse && io.unread() == 0 && !io.eof();
         let close = if job.close_after { CLOSE_AFTER } else { 0 };
         job.verdict = 0;
+        job.end(By::Nobody, Why::Done);
         self.used = true;
         self.pool.answered();
         io.clear_deadline();
@@ -300,6 +321,8 @@ impl Upstream {
     fn lost(&mut self, io: &mut Io<'_>) {
         if let Some(mut job) = self.job.take() {
             pool::request_failed(&self.pool);
+            let fin = io.fin_received();
+            job.end(By::Server, if fin { Why::Fin } else { Why::Reset });
             let nothing = job
                 .reading
                 .as_ref()
@@ -318,8 +341,12 @@ impl Upstream {
                 Failure::Protocol(error) => {
                     count_response_error(error);
                     pool::request_failed(&self.pool);
+                    job.end(By::Server, Why::Protocol);
                 }
-                Failure::NoMemory => job.verdict = FAILED_503,
+                Failure::NoMemory => {
+                    job.end(By::Proxy, Why::Memory);
+                    job.verdict = FAILED_503;
+                }
                 Failure::ReceiverGone => {}
             }
         }
@@ -356,6 +383,7 @@ impl Upstream {
         stats::inc(Counter::ResponseTimeouts);
         pool::request_failed(&self.pool);
         job.verdict = FAILED_504;
+        job.end(By::Server, Why::Timeout);
         self.job = None;
         io.reset();
     }
@@ -365,7 +393,11 @@ impl Upstream {
         if self.connecting {
             let timed_out = errno == -(kernel::error::code::ETIMEDOUT.to_errno());
             pool::connect_failed(&self.pool, pool::failure_event(timed_out));
-        } else if self.job.is_some() {
+        } else if let Some(job) = &self.job {
+            if !io.fin_received() {
+                let (by, why) = log::closed(By::Server, errno);
+                job.end(by, why);
+            }
             self.lost(io);
         } else {
             self.closed_idle(io);
@@ -392,6 +424,9 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     // An error while the request is still coming: the server will hardly wait for the rest of it.
     let refused = response.status >= 400 && !job.whole && !io.conn().is_posted(WHOLE);
     let delivery = Delivery::new(&response, &job.asked, !refused);
+    if let (Some(log), true) = (&job.log, response.kind != ResponseKind::Interim) {
+        log.status(response.status);
+    }
     let outcome = match response.kind {
         ResponseKind::Interim => {
             job.interim = job.interim.saturating_add(1);
@@ -470,9 +505,11 @@ fn data_ready(session: &mut Session, io: &mut Io<'_>) {
         return io.reset();
     };
     job.verdict = 0;
+    if let Some(log) = &job.log {
+        log.switched();
+    }
+    upstream.pool.answered();
     let client = job.client.clone();
-    let pool = upstream.pool.clone();
-    pool.answered();
     drop(job);
     let mut tunnel = Tunnel::new(Side::Server, client.clone(), shared);
     io.set_hooks(&tunnel::HOOKS);

@@ -10,6 +10,7 @@ use super::super::{
         Failure, //
     },
     limits,
+    log::Record,
     pool::{
         Checkout,
         Pool, //
@@ -93,6 +94,8 @@ pub(super) struct Exchange {
     pub(super) measured: (Moment, u64),
     /// In that time the server was not ready to take the body.
     pub(super) held_back: bool,
+    /// What is kept of it for the log, if somebody follows that.
+    pub(super) log: Option<Arc<Record>>,
 }
 
 impl Exchange {
@@ -126,6 +129,7 @@ impl Exchange {
             status: 503,
             measured: (Moment::now(), 0),
             held_back: false,
+            log: None,
         };
         Ok(KBox::new(exchange, GFP_ATOMIC | __GFP_NOWARN)?)
     }
@@ -166,6 +170,14 @@ impl Exchange {
             self.failed.1.insert(self.place);
         }
         self.failed.0.insert(self.place);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log {
+            log.received(self.body.forwarded());
+        }
     }
 }
 

@@ -7,14 +7,25 @@
 use super::{
     super::{
         drain::Drain,
+        log::{
+            By,
+            Record,
+            Why, //
+        },
         pool::Pool,
         route::Route,
+        session::Io,
         settings::Setting,
         site::Site, //
     },
     Side, //
 };
 use crate::net::{
+    lock::{
+        new_bh_lock,
+        BhLock, //
+    },
+    log::is_followed,
     random,
     AtomicMoment,
     Moment, //
@@ -30,7 +41,8 @@ use kernel::{
             },
             Atomic, //
         },
-        Arc, //
+        Arc,
+        UniqueArc, //
     }, //
 };
 
@@ -41,6 +53,7 @@ const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
 
 /// What a tunnel shares.
+#[pin_data]
 pub(crate) struct Shared {
     pub(super) site: Arc<Site>,
     pub(super) route: Arc<Route>,
@@ -55,12 +68,18 @@ pub(crate) struct Shared {
     /// The status code with which it is being closed; 0 if it is not.
     code: Atomic<u32>,
     end: Atomic<u32>,
+    /// Ends that are gone.
+    gone: Atomic<u32>,
+    #[pin]
+    log: BhLock<Option<Arc<Record>>>,
     /// The part of the lifetime's jitter that this one gets.
     luck: u8,
 }
 
 // The next size of memory blocks is half as large again.
-const _: () = assert!(size_of::<Shared>() <= 128 - size_of::<u64>());
+const _: () = assert!(
+    cfg!(CONFIG_DEBUG_SPINLOCK) || size_of::<Shared>() <= 128 - size_of::<u64>()
+);
 
 /// Why a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,10 +121,82 @@ pub(crate) enum End {
     NoMemory,
 }
 
+impl End {
+    /// Returns what `Shared::end` has it as.
+    fn of(number: u32) -> Option<End> {
+        const ALL: [End; 17] = [
+            End::ClientClose,
+            End::ServerClose,
+            End::ClientFin,
+            End::ServerFin,
+            End::ClientReset,
+            End::ServerReset,
+            End::ClientStalled,
+            End::ServerStalled,
+            End::Idle,
+            End::ClientIdle,
+            End::ServerIdle,
+            End::Lifetime,
+            End::HalfClosed,
+            End::Rate,
+            End::Drained,
+            End::BadFrame,
+            End::NoMemory,
+        ];
+        ALL.into_iter().find(|&end| end as u32 == number)
+    }
+
+    /// Returns what the log has it as.
+    fn reason(self) -> (By, Why) {
+        match self {
+            End::ClientClose | End::ClientFin => (By::Client, Why::Fin),
+            End::ServerClose | End::ServerFin => (By::Server, Why::Fin),
+            End::ClientReset => (By::Client, Why::Reset),
+            End::ServerReset => (By::Server, Why::Reset),
+            End::ClientStalled => (By::Client, Why::Stalled),
+            End::ServerStalled => (By::Server, Why::Stalled),
+            End::Idle => (By::Proxy, Why::Idle),
+            End::ClientIdle => (By::Client, Why::ClientIdle),
+            End::ServerIdle => (By::Server, Why::ServerIdle),
+            End::Lifetime => (By::Proxy, Why::Lifetime),
+            End::HalfClosed => (By::Proxy, Why::Timeout),
+            End::Rate => (By::Client, Why::Rate),
+            End::Drained => (By::Proxy, Why::Drained),
+            End::BadFrame => (By::Proxy, Why::Frames),
+            End::NoMemory => (By::Proxy, Why::Memory),
+        }
+    }
+}
+
 impl Shared {
+    /// One end is gone. When both are, the log is told, whose record goes with the last of them.
+    pub(super) fn gone(&self) {
+        if self.gone.fetch_add(1, Full) == 0 {
+            return;
+        }
+        let Some(log) = self.log.lock().take() else {
+            return;
+        };
+        let [client, server] = &self.passed;
+        let [client, server] = [client, server].map(|[bytes, frames]| {
+            let bytes: &Atomic<u64> = bytes;
+            (bytes.load(Relaxed), frames.load(Relaxed))
+        });
+        // What nobody has noted is the module's unloading.
+        let end = End::of(self.end.load(Relaxed)).map_or((By::Proxy, Why::Unloaded), End::reason);
+        log.tunnel_ended(client, server, end.0, end.1);
+    }
+
     /// Makes what the tunnel will share that an offer may lead to.
-    pub(crate) fn new(site: Arc<Site>, route: Arc<Route>, pool: ARef<Pool>) -> Result<Arc<Shared>> {
-        let shared = Shared {
+    ///
+    /// `log`: what is kept of the request for the log, if somebody follows that.
+    pub(crate) fn new(
+        site: Arc<Site>,
+        route: Arc<Route>,
+        pool: ARef<Pool>,
+        log: Option<Arc<Record>>,
+    ) -> Result<Arc<Shared>> {
+        let shared = pin_init!(Shared {
             site,
             route,
             pool,
@@ -115,9 +206,23 @@ impl Shared {
             paid: [const { Atomic::new(0) }; 2],
             code: Atomic::new(0),
             end: Atomic::new(0),
+            gone: Atomic::new(0),
+            log <- new_bh_lock!(log),
             luck: random(256) as u8,
-        };
-        Ok(Arc::new(shared, GFP_ATOMIC | __GFP_NOWARN)?)
+        });
+        let place = UniqueArc::<Shared>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?;
+        Ok(Arc::from(place.pin_init_with(shared)?))
+    }
+
+    /// Keeps who the client is for the log, if somebody follows that now and nobody did before.
+    pub(super) fn keep_client(&self, io: &Io<'_>) {
+        if !is_followed() || self.opened.get().is_none() || self.log.lock().is_some() {
+            return;
+        }
+        let open = self.opened.get().map_or(0, |at| at.ms_until(Moment::now()));
+        let server = self.pool.addr().get();
+        let record = Record::of_tunnel(io.peer_addr(), &self.site, &self.route, server, open);
+        *self.log.lock() = record;
     }
 
     /// Returns what counts for the tunnel's route.
