@@ -203,3 +203,13 @@ module() {
     exec 8>&-
     say "[6/6] module for the $kernel kernel … $((SECONDS - start)) s: ${out#"$TOP/"}/squall.ko"
 }
+
+# user_tools: builds the programs for users of the module into build/tools of the checkout.
+user_tools() {
+    local start=$SECONDS
+    command -v cargo >/dev/null || ensure toolchain
+    CARGO_TARGET_DIR=$TOP/build/cargo-tools in_cargo build --quiet --release --locked --manifest-path "$TOOLS/squall-log/Cargo.toml"
+    mkdir -p "$TOP/build/tools"
+    cp "$TOP/build/cargo-tools/release/squall-log" "$TOP/build/tools/"
+    say "the log's reader … $((SECONDS - start)) s: build/tools/squall-log"
+}
