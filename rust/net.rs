@@ -14,6 +14,8 @@
 
 mod addr;
 mod bindings;
+mod bucket;
+pub(crate) mod clients;
 mod conn;
 mod crypto;
 mod io;
@@ -36,7 +38,12 @@ pub(crate) use self::{
         hash,
         SocketAddr, //
     },
+    bucket::{
+        Bucket,
+        Rate, //
+    },
     conn::{
+        Accepted,
         Conn,
         Events,
         Hooks,
@@ -146,7 +153,9 @@ pub(crate) struct Runtime<S: Session>(PhantomData<S>);
 
 impl<S: Session> Runtime<S> {
     /// Starts the machinery. Process context, from the module's init.
-    pub(crate) fn start() -> Result<Self> {
+    ///
+    /// `clients_max`: clients that are kept account of, at most.
+    pub(crate) fn start(clients_max: u32) -> Result<Self> {
         // SAFETY: Process context, once.
         unsafe {
             to_result(bindings::squall_prime(2)).inspect_err(|err| {
@@ -154,9 +163,12 @@ impl<S: Session> Runtime<S> {
             })?;
             // IPv6 may be disabled; then connecting to a server of it fails.
             let _ = bindings::squall_prime(10);
-            Conn::<S>::create_cache()?;
-            to_result(bindings::squall_run_start(Some(serve_cpu::<S>)))
-                .inspect_err(|_| bindings::squall_conns_destroy())?;
+            clients::start(clients_max)?;
+            Conn::<S>::create_cache().inspect_err(|_| clients::stop())?;
+            to_result(bindings::squall_run_start(Some(serve_cpu::<S>))).inspect_err(|_| {
+                bindings::squall_conns_destroy();
+                clients::stop();
+            })?;
         }
         Ok(Runtime(PhantomData))
     }
@@ -185,6 +197,7 @@ impl<S: Session> Drop for Runtime<S> {
             bindings::squall_run_stop();
             bindings::rcu_barrier();
             bindings::squall_conns_destroy();
+            clients::stop();
         }
         Conn::<S>::drop_spares();
     }

@@ -6,6 +6,8 @@
 //! - [`site`] is what a listener serves, [`router`] which of its routes is a request's, [`route`] are
 //!   the servers of one and how one of them is chosen. [`network`] is a list of networks, [`limits`] are those of messages, [`settings`] what a route
 //!   may set for itself.
+//! - [`admission`] decides who is let in, by limits on each client and on a route, [`access`] is a listener's list of who
+//!   may connect.
 //! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.
 //! - [`upstream`] is the server's side, [`pool`] keeps a server's connections, [`record`] is how the server did,
 //!   [`health`] asks the server how it is.
@@ -22,6 +24,8 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
+mod admission;
 mod body;
 pub(crate) mod config;
 mod downstream;

@@ -23,6 +23,12 @@ module! {
     authors: ["Squall developers"],
     description: "Reverse proxy for WebSocket and HTTP in softirq",
     license: "GPL",
+    params: {
+        clients_max: u32 {
+            default: 1048576,
+            description: "Clients that limits per client can keep account of",
+        },
+    },
 }
 
 /// The loaded module. Fields are dropped in order: no new configuration, no more sysctls, then the
@@ -40,7 +46,7 @@ impl kernel::InPlaceModule for Squall {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             log: net::log::Log::register()?,
-            runtime: net::Runtime::start()?,
+            runtime: net::Runtime::start(module_parameters::clients_max.value())?,
             sysctl: net::sysctl::Sysctl::register()?,
             config <- proxy::config::register(),
         })

@@ -24,7 +24,10 @@
 
 pub(crate) use super::io::Io;
 use super::{
-    addr::SocketAddr,
+    addr::{
+        self,
+        SocketAddr, //
+    },
     bindings,
     lock::{
         new_bh_lock,
@@ -41,6 +44,7 @@ use super::{
 use core::{
     cell::UnsafeCell,
     mem,
+    net::IpAddr,
     ptr::{
         addr_of_mut,
         NonNull, //
@@ -103,8 +107,27 @@ pub(crate) trait Session: Default + Send + Sized + 'static {
     /// What accepts connections.
     type Owner: Clone + Send + Sync + 'static;
 
-    /// Makes the session of a new downstream connection. Softirq.
-    fn accepted(owner: &Self::Owner) -> (Self, &'static Hooks<Self>);
+    /// Makes the session of a new downstream connection, whose peer has the address that `peer` returns. Softirq, no
+    /// lock held.
+    fn accepted(owner: &Self::Owner, peer: impl FnOnce() -> IpAddr) -> Accepted<Self>;
+}
+
+/// What becomes of a connection that was accepted.
+pub(crate) struct Accepted<S: Session> {
+    pub(crate) session: S,
+    pub(crate) hooks: &'static Hooks<S>,
+    /// It is reset at once.
+    pub(crate) refused: bool,
+}
+
+/// What came of accepting.
+pub(super) enum Taken {
+    /// No connection waits.
+    None,
+    /// A connection, which is served.
+    Kept,
+    /// A connection that the session refused.
+    Refused,
 }
 
 /// What a connection's events mean now: replaced, by [`Io::set_hooks`], when they change meaning.
@@ -371,7 +394,7 @@ impl<S: Session> Conn<S> {
         }
     }
 
-    /// Takes the next connection from the accept queue of `lsk`; says whether there was one.
+    /// Takes the next connection from the accept queue of `lsk`.
     ///
     /// Softirq, no lock held. It is served with `events`: [`ACCEPTED`] or [`EV_ABORT`]. Fails with `ENOMEM`;
     /// then it is still in the queue. Memory is got first because a socket that was taken and cannot be
@@ -384,21 +407,23 @@ impl<S: Session> Conn<S> {
         lsk: NonNull<bindings::sock>,
         owner: &S::Owner,
         events: Events,
-    ) -> Result<bool> {
+    ) -> Result<Taken> {
         // SAFETY: The listener is alive.
         if !unsafe { bindings::squall_accept_pending(lsk.as_ptr()) } {
-            return Ok(false);
+            return Ok(Taken::None);
         }
+        let mut refused = false;
         let conn = Self::new(|_| {
             // SAFETY: Softirq, no socket lock held; the listener is alive.
             let child = NonNull::new(unsafe { bindings::squall_accept(lsk.as_ptr()) });
             let child = child.ok_or(EAGAIN)?;
-            let (session, hooks) = S::accepted(owner);
-            Ok((child, session, hooks))
+            let accepted = S::accepted(owner, || addr::peer(child).ip());
+            refused = accepted.refused;
+            Ok((child, accepted.session, accepted.hooks))
         });
         let conn = match conn {
             Ok(conn) => conn,
-            Err(EAGAIN) => return Ok(false),
+            Err(EAGAIN) => return Ok(Taken::None),
             Err(err) => return Err(err),
         };
         let sk = conn.sk.as_ptr();
@@ -410,8 +435,8 @@ impl<S: Session> Conn<S> {
             Self::hook(&conn);
             bindings::squall_bh_unlock_sock(sk);
         }
-        conn.push(events);
-        Ok(true)
+        conn.push(if refused { EV_ABORT } else { events });
+        Ok(if refused { Taken::Refused } else { Taken::Kept })
     }
 
     /// Starts connecting to `addr`; the session gets [`CONNECTED`] or `closed`.

@@ -8,6 +8,8 @@
 #include <linux/interrupt.h>
 #include <linux/jhash.h>
 #include <linux/percpu.h>
+#include <linux/random.h>
+#include <linux/siphash.h>
 #include <linux/timekeeping.h>
 #include <linux/time.h>
 
@@ -15,6 +17,7 @@
 
 static DEFINE_PER_CPU(struct squall_cpu, squall_cpu);
 static struct workqueue_struct *squall_wq;
+static siphash_key_t squall_key;
 
 /*
  * BH work: runs in softirq on the CPU that queued it, never sleeps.  Of its
@@ -24,6 +27,7 @@ int squall_run_start(void (*fn)(struct work_struct *work))
 {
 	int cpu;
 
+	get_random_bytes(&squall_key, sizeof(squall_key));
 	squall_wq = alloc_workqueue("squall", WQ_BH | WQ_HIGHPRI | WQ_PERCPU, 0);
 	if (!squall_wq)
 		return -ENOMEM;
@@ -177,6 +181,12 @@ bool squall_in_softirq(void)
 u32 squall_hash(const u32 *words, u32 count, u32 seed)
 {
 	return jhash2(words, count, seed);
+}
+
+/* Any context.  Of a key that is secret and new with each loading. */
+u64 squall_keyed_hash(u64 a, u64 b, u64 c)
+{
+	return siphash_3u64(a, b, c, &squall_key);
 }
 
 /* Any context: what was kept on this CPU, which is the caller's then. */

@@ -12,6 +12,7 @@ use super::{
     conn::{
         Conn,
         Session,
+        Taken,
         ACCEPTED,
         EV_ABORT, //
     },
@@ -67,12 +68,14 @@ impl<S: Session> Run for Acceptor<S> {
             let events = if within { ACCEPTED } else { EV_ABORT };
             // SAFETY: By the invariant.
             match unsafe { Conn::<S>::accept(task.lsk, &task.owner, events) } {
-                Ok(true) => stats::inc(if within {
+                Ok(Taken::Kept) => stats::inc(if within {
                     Counter::Accepted
                 } else {
                     Counter::RefusedLimit
                 }),
-                Ok(false) => return,
+                // Counted by cause.
+                Ok(Taken::Refused) => {}
+                Ok(Taken::None) => return,
                 Err(_) => {
                     // They wait in the queue, whose length is bounded, as TCP lets them wait.
                     stats::inc(Counter::NoMemory);

@@ -138,6 +138,30 @@ counters! {
     LogRecords "log_records";
     /// Records of the access log that could not be made, or that a reader did not get.
     LogLost "log_lost";
+    /// Connections reset by a listener's access list.
+    AccessDenied "access_denied";
+    /// Connections refused at a listener's own `connections_max`.
+    ConnectionsLimit "connections_limit";
+    /// Connections refused at `net.squall.client_connections_max`.
+    ClientConnectionsLimit "client_connections_limit";
+    /// Connections refused at `net.squall.client_connections_rate`.
+    ClientConnectionsRateLimit "client_connections_rate_limit";
+    /// Requests refused at `client_requests_rate`.
+    ClientRequestsLimit "client_requests_limit";
+    /// Offers to upgrade refused at `client_upgrades_rate`.
+    ClientUpgradesLimit "client_upgrades_limit";
+    /// Offers refused at `client_tunnels_max`.
+    ClientTunnelsLimit "client_tunnels_limit";
+    /// Offers refused at `client_handshake_failures_max`.
+    ClientFailuresLimit "client_failures_limit";
+    /// Offers refused at `upgrades_rate`.
+    UpgradesLimit "upgrades_limit";
+    /// Offers refused at `tunnels_max`.
+    TunnelsLimit "tunnels_limit";
+    /// Requests and offers delayed by a limit.
+    Delayed "delayed";
+    /// Clients for which there was no place or no memory in the table of clients.
+    ClientsUntracked "clients_untracked";
 }
 
 /// The first counter that the user of this module numbers.

@@ -53,6 +53,13 @@ struct squall_sysctl squall_sysctl = {
 	.drain = 10000,
 	.connects_per_second = 10000,
 	.tcp_keepalive_ms = 60000,
+	.client_prefix_v4 = 32,
+	.client_prefix_v6 = 64,
+	.client_connections_burst = 100,
+	.client_requests_burst = 100,
+	.client_upgrades_burst = 20,
+	.upgrades_burst = 1000,
+	.limit_delay_max = 1000,
 };
 
 /* The largest range any of them may have; each row narrows it. */
@@ -92,9 +99,10 @@ static const unsigned int queue_lo = 4096, queue_hi = 16 << 20;
 static const unsigned int splice_lo = 64, splice_hi = 65536;
 static const unsigned int count_lo = 1, count_hi = 4 << 20;
 static const unsigned int pipelined_hi = U16_MAX;
-static const unsigned int percent_hi = 100, action_hi = 2, flag_hi = 1;
-static const unsigned int rate_hi = 1 << 30;
+static const unsigned int percent_hi = 100, ws_rate_hi = 1 << 30;
 static const unsigned int connects_hi = 1000000;
+static const unsigned int one = 1, prefix_v4_hi = 32, prefix_v6_hi = 128;
+static const unsigned int rate_hi = 1000000, action_hi = 2;
 
 #define ENTRY(member, lo, hi)						\
 	{								\
@@ -160,14 +168,31 @@ static struct ctl_table squall_table[] = {
 	OPTIONAL(ws_send_timeout),
 	OPTIONAL(ws_half_closed_timeout),
 	TIMEOUT(ws_close_timeout),
-	ENTRY(ws_bytes_rate, none, rate_hi),
-	ENTRY(ws_frames_rate, none, rate_hi),
+	ENTRY(ws_bytes_rate, none, ws_rate_hi),
+	ENTRY(ws_frames_rate, none, ws_rate_hi),
 	TIMEOUT(ws_rate_burst),
 	ENTRY(ws_rate_action, none, action_hi),
 	SPAN(drain, none, ms_max),
-	ENTRY(drain_restart, none, flag_hi),
+	ENTRY(drain_restart, none, one),
 	ENTRY(connects_per_second, count_lo, connects_hi),
 	ENTRY(tcp_keepalive_ms, none, ms_max),
+	ENTRY(client_prefix_v4, one, prefix_v4_hi),
+	ENTRY(client_prefix_v6, one, prefix_v6_hi),
+	ENTRY(client_connections_max, none, count_hi),
+	ENTRY(client_connections_rate, none, rate_hi),
+	ENTRY(client_connections_burst, one, rate_hi),
+	ENTRY(client_connections_action, none, one),
+	ENTRY(client_requests_rate, none, rate_hi),
+	ENTRY(client_requests_burst, one, rate_hi),
+	ENTRY(client_upgrades_rate, none, rate_hi),
+	ENTRY(client_upgrades_burst, one, rate_hi),
+	ENTRY(client_tunnels_max, none, count_hi),
+	ENTRY(client_handshake_failures_max, none, rate_hi),
+	ENTRY(upgrades_rate, none, rate_hi),
+	ENTRY(upgrades_burst, one, rate_hi),
+	ENTRY(tunnels_max, none, count_hi),
+	ENTRY(limit_action, none, action_hi),
+	TIMEOUT(limit_delay_max),
 };
 
 /* The range of the entry @name; false if there is none. */

@@ -116,6 +116,40 @@ values! {
     connects_per_second;
     /// Milliseconds of silence after which a server is probed by TCP; 0 for never.
     tcp_keepalive_ms;
+    /// Bits of an IPv4 address by which clients are told apart.
+    client_prefix_v4;
+    /// Bits of an IPv6 address by which clients are told apart.
+    client_prefix_v6;
+    /// Connections of one client to a listener, tunnels included, at most; 0 for any number.
+    client_connections_max;
+    /// New connections of one client to a listener per second; 0 for any number.
+    client_connections_rate;
+    /// New connections of one client that may come at once.
+    client_connections_burst;
+    /// What becomes of a client's connection that is too many.
+    client_connections_action;
+    /// Requests of one client per second; 0 for any number.
+    client_requests_rate;
+    /// Requests of one client that may come at once.
+    client_requests_burst;
+    /// Offers to upgrade of one client per second; 0 for any number.
+    client_upgrades_rate;
+    /// Offers of one client that may come at once.
+    client_upgrades_burst;
+    /// Tunnels of one client, at most; 0 for any number.
+    client_tunnels_max;
+    /// Offers of one client per minute that come to no tunnel, at most; 0 for any number.
+    client_handshake_failures_max;
+    /// Offers of all clients of a route per second; 0 for any number.
+    upgrades_rate;
+    /// Offers of all clients of a route that may come at once.
+    upgrades_burst;
+    /// Tunnels of a route, at most; 0 for any number.
+    tunnels_max;
+    /// What becomes of a request that comes too early.
+    limit_action;
+    /// Milliseconds by which a request may be delayed.
+    limit_delay_max;
 }
 
 /// Returns the least and the largest value of `net.squall.<name>`. Process context.

@@ -150,3 +150,19 @@ errors! {
     /// A path that a route is chosen by cannot be compared; see [`crate::proto::canonical::Path`].
     BadPath "bad_path" 400;
 }
+
+impl Error {
+    /// Says whether it is an offer to upgrade that broke the rule.
+    pub const fn is_of_offer(self) -> bool {
+        matches!(
+            self,
+            Error::BadUpgrade
+                | Error::BadKey
+                | Error::NoWsVersion
+                | Error::WsVersion
+                | Error::BadSubprotocol
+                | Error::BadExtension
+                | Error::OfferTooLarge
+        )
+    }
+}

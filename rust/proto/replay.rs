@@ -155,7 +155,8 @@ pub fn replay(
         "error" => {
             let status = vector.value("status")?.parse().ok()?;
             let close = vector.has("close");
-            return encode::error(status, close, vector.has("head"), DATE, out).ok();
+            let retry = vector.value("retry").map(str::parse).transpose().ok()?;
+            return encode::error(status, close, vector.has("head"), retry, DATE, out).ok();
         }
         "chunk" => return encode::chunk_head(vector.value("size")?.parse().ok()?, out).ok(),
         _ => {}

@@ -23,6 +23,7 @@
 use super::session::broken;
 use crate::{
     net::{
+        clients,
         stats::{
             self,
             Counter, //
@@ -129,7 +130,10 @@ impl AttributeOperations<0> for Root {
         show(page, |text| {
             Counter::ALL.iter().try_for_each(|&counter| {
                 writeln!(text, "{} {}", counter.name(), stats::sum(counter))
-            })
+            })?;
+            let clients = clients::usage();
+            writeln!(text, "clients {}", clients.clients)?;
+            writeln!(text, "clients_bytes {}", clients.bytes)
         })
     }
 }

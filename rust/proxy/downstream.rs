@@ -9,6 +9,7 @@
 //! Context: softirq, the lock of the downstream connection held.
 
 use super::{
+    admission,
     body::{
         Failure,
         Forwarded, //
@@ -90,11 +91,13 @@ use kernel::{
 /// How often a server is chosen for one request, if servers refuse, or close connections before they answer.
 pub(super) const TRIES_MAX: u8 = 3;
 
+mod admit;
 mod exchange;
 
 use self::exchange::{
     encode,
     find_route,
+    route_of_offer,
     judge,
     may_repeat,
     Exchange, //
@@ -105,6 +108,10 @@ use self::exchange::{
 enum State {
     /// A request.
     Head,
+    /// A request of a client that has or makes too many connections: it will be refused.
+    Refused,
+    /// The time at which a request may be served that came early; its head is still in the receive queue.
+    Delayed,
     /// A server connection; the request's head is still in the receive queue.
     Connection,
     /// The rest of the request's body, and the response.
@@ -129,11 +136,16 @@ pub(crate) struct Downstream {
 
 impl Downstream {
     /// Makes the session of an accepted connection.
-    pub(crate) fn new(site: Arc<Site>) -> Downstream {
+    ///
+    /// `turned_away`: there are too many of its client's; its first request is refused.
+    pub(crate) fn new(site: Arc<Site>, turned_away: bool) -> Downstream {
         site.connection_opened();
         Downstream {
             site,
-            state: State::Head,
+            state: match turned_away {
+                true => State::Refused,
+                false => State::Head,
+            },
             requests: 0,
             pipelined: 0,
             reading: None,
@@ -142,19 +154,19 @@ impl Downstream {
     }
 
     fn is_idle(&self) -> bool {
-        self.state == State::Head && self.reading.is_none()
+        matches!(self.state, State::Head | State::Refused) && self.reading.is_none()
     }
 
     fn advance(&mut self, io: &mut Io<'_>) {
         match self.state {
-            State::Head => self.read_head(io),
+            State::Head | State::Refused => self.read_head(io),
             State::Body => self.forward_body(io, 0),
             State::Room => {
                 self.state = State::Head;
                 self.read_head(io);
             }
             // What has arrived stays where it is.
-            State::Connection | State::Response => {}
+            State::Delayed | State::Connection | State::Response => {}
         }
     }
 
@@ -176,7 +188,12 @@ impl Downstream {
                 return;
             }
             None => {
-                io.set_deadline(sysctl::head_timeout());
+                // Who is turned away has one time for all.
+                if self.state != State::Refused {
+                    io.set_deadline(sysctl::head_timeout());
+                } else if !io.has_deadline() {
+                    io.set_deadline(sysctl::first_byte_timeout());
+                }
                 match Reading::new(HeadParser::request()) {
                     Ok(reading) => reading,
                     Err(_) => return io.reset(),
@@ -205,6 +222,10 @@ impl Downstream {
             Err(Failure::Protocol(error)) => return self.refuse(io, error),
             Err(_) => return self.answer_last(io, 503),
         };
+        if self.state == State::Refused {
+            let seconds = admission::connect_again(&self.site, io.peer());
+            return self.answer_as(io, 429, false, false, seconds);
+        }
         let route = match find_route(&self.site, reading, &request, io) {
             Ok(route) => route,
             Err(Failure::Protocol(error)) => return self.refuse(io, error),
@@ -216,7 +237,7 @@ impl Downstream {
         let Some(route) = route else {
             self.site.unrouted();
             let go_on = asked.keep_alive && request.framing == BodyFraming::None;
-            return self.answer_as(io, 404, go_on, asked.head_method);
+            return self.answer_as(io, 404, go_on, asked.head_method, 0);
         };
         route.requests.inc();
         let most = limits::content(route.settings.get(Setting::BodyMaxKib));
@@ -232,7 +253,7 @@ impl Downstream {
             }
             Err(_) => return self.no_memory(io),
         }
-        self.ask(io);
+        self.admit(io);
     }
 
     /// Returns what counts for the request under way, or without one by default.
@@ -466,6 +487,12 @@ impl Downstream {
     fn refuse(&mut self, io: &mut Io<'_>, error: proto::Error) {
         count_request_error(error);
         self.site.refused(error);
+        if error.is_of_offer() {
+            let reading = self.reading.as_deref_mut();
+            if let Some(route) = reading.and_then(|it| route_of_offer(&self.site, it, io)) {
+                admission::failed(&self.site, &route, io.peer());
+            }
+        }
         self.answer_last(io, error.status());
     }
 
@@ -476,28 +503,40 @@ impl Downstream {
 
     /// Answers the request that waits, and goes on if the whole of it has been read.
     fn answer(&mut self, io: &mut Io<'_>, status: u16) {
+        self.answer_after(io, status, 0);
+    }
+
+    /// As [`Self::answer`]; the request may be repeated in so many seconds, if that is not 0.
+    fn answer_after(&mut self, io: &mut Io<'_>, status: u16, seconds: u32) {
         let go_on = self.exchange.as_ref().is_some_and(|exchange| {
             // The whole request has been read.
             let whole = self.state == State::Response;
             exchange.asked.keep_alive && (whole || exchange.request.framing == BodyFraming::None)
         });
-        self.answer_as(io, status, go_on, self.head_method());
+        self.answer_as(io, status, go_on, self.head_method(), seconds);
     }
 
     /// Answers and closes.
     fn answer_last(&mut self, io: &mut Io<'_>, status: u16) {
-        self.answer_as(io, status, false, self.head_method());
+        self.answer_as(io, status, false, self.head_method(), 0);
     }
 
-    /// Answers, and goes on or closes.
-    fn answer_as(&mut self, io: &mut Io<'_>, status: u16, go_on: bool, head_method: bool) {
+    /// Answers, and goes on or closes; the request may be repeated in so many seconds, if that is not 0.
+    fn answer_as(
+        &mut self,
+        io: &mut Io<'_>,
+        status: u16,
+        go_on: bool,
+        head_method: bool,
+        seconds: u32,
+    ) {
         let log = self.record(io);
-        self.exchange = None;
+        self.end_exchange(status);
         let reading = self.reading.take();
         if let Some(reading) = reading.filter(|_| go_on) {
             io.consume(reading.len());
         }
-        let sent = self.send_error(io, status, !go_on, head_method);
+        let sent = self.send_error(io, status, !go_on, head_method, seconds);
         if let Some(log) = &log {
             log.answered(status, sent);
         }
@@ -505,6 +544,17 @@ impl Downstream {
             true if sent => self.next(io),
             false if sent => io.release(),
             _ => {}
+        }
+    }
+
+    /// Ends an exchange with an answer of our own.
+    fn end_exchange(&mut self, status: u16) {
+        let exchange = self.exchange.take();
+        if let Some(mut offer) = exchange.and_then(|mut exchange| exchange.offer.take()) {
+            // No server answered it.
+            if status >= 500 {
+                offer.excuse();
+            }
         }
     }
 
@@ -530,9 +580,17 @@ impl Downstream {
             .is_some_and(|exchange| exchange.asked.head_method)
     }
 
-    fn send_error(&self, io: &mut Io<'_>, status: u16, close: bool, head_method: bool) -> bool {
+    fn send_error(
+        &self,
+        io: &mut Io<'_>,
+        status: u16,
+        close: bool,
+        head_method: bool,
+        seconds: u32,
+    ) -> bool {
         let mut bytes = OutQueue::new();
-        let sent = encode::error(status, close, head_method, &date(), &mut bytes).is_ok()
+        let retry = (seconds > 0).then_some(seconds);
+        let sent = encode::error(status, close, head_method, retry, &date(), &mut bytes).is_ok()
             && io.send(&mut bytes).is_ok();
         if sent {
             stats::inc(Counter::ErrorResponses);
@@ -545,17 +603,18 @@ impl Downstream {
 
     fn timer(&mut self, io: &mut Io<'_>) {
         match self.state {
-            State::Head if self.is_idle() => {
+            State::Head | State::Refused if self.is_idle() => {
                 stats::inc(match self.requests {
                     0 => Counter::FirstByteTimeouts,
                     _ => Counter::KeepaliveTimeouts,
                 });
                 io.release();
             }
-            State::Head => {
+            State::Head | State::Refused => {
                 stats::inc(Counter::RequestTimeouts);
                 self.answer_last(io, 408);
             }
+            State::Delayed => self.offer(io),
             State::Connection => {
                 stats::inc(Counter::ResponseTimeouts);
                 let pool = self
@@ -639,7 +698,7 @@ impl Downstream {
             exchange.upstream = None;
         }
         match self.state {
-            State::Head | State::Room | State::Connection => {}
+            State::Head | State::Refused | State::Delayed | State::Room | State::Connection => {}
             State::Response => self.answer(io, status),
             State::Body => self.answer_last(io, status),
         }
@@ -685,19 +744,19 @@ impl Drop for Downstream {
 /// What the events of a downstream connection mean.
 pub(crate) static HOOKS: Hooks<Session> = Hooks {
     data_ready: |session, io| {
-        if let Session::Downstream(downstream) = session {
+        if let Session::Downstream(downstream, _) = session {
             downstream.advance(io);
         }
     },
     events,
     timer: |session, io| {
-        if let Session::Downstream(downstream) = session {
+        if let Session::Downstream(downstream, _) = session {
             downstream.timer(io);
         }
     },
     // The session goes, and with it the exchange, which tells the server's side.
     closed: |session, _, errno| {
-        if let Session::Downstream(downstream) = session {
+        if let Session::Downstream(downstream, _) = session {
             let (by, why) = log::closed(By::Client, errno);
             downstream.log_end(by, why);
         }
@@ -705,7 +764,7 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
 };
 
 fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
-    let Session::Downstream(downstream) = session else {
+    let Session::Downstream(downstream, seat) = session else {
         return;
     };
     if events & ABORTED != 0 {
@@ -716,12 +775,14 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     if events & SWITCHED != 0 {
         let ends = downstream.exchange.take().and_then(|mut exchange| {
             let peer = exchange.upstream.take()?.into_tunnel()?;
-            Some((peer, exchange.tunnel.take()?))
+            let offer = exchange.offer.take();
+            let place = offer.and_then(|offer| KBox::into_inner(offer).accepted());
+            Some((peer, exchange.tunnel.take()?, place))
         });
-        let Some((peer, shared)) = ends else {
+        let Some((peer, shared, place)) = ends else {
             return io.reset();
         };
-        let mut tunnel = Tunnel::new(Side::Client, peer, shared);
+        let mut tunnel = Tunnel::new(Side::Client, peer, shared).seated([seat.take(), place]);
         io.set_hooks(&tunnel::HOOKS);
         // What the client has sent behind its request has waited for this.
         tunnel.start(io);

@@ -26,7 +26,7 @@ impl Network {
     /// Parses `address/prefix`, or an address for itself.
     ///
     /// Fails with `EINVAL`, also if a bit behind the prefix is set: that would be a mistake.
-    fn parse(text: &str) -> Result<Network> {
+    pub(crate) fn parse(text: &str) -> Result<Network> {
         let (addr, prefix) = match text.split_once('/') {
             Some((addr, prefix)) => (addr, Some(prefix)),
             None => (text, None),
@@ -56,7 +56,7 @@ impl Network {
     }
 
     /// Says whether `addr` is in the network; an address of the other family never is.
-    fn contains(&self, addr: IpAddr) -> bool {
+    pub(crate) fn contains(&self, addr: IpAddr) -> bool {
         let most: u32 = if self.addr.is_ipv4() { 32 } else { 128 };
         // A shift by all bits is none.
         let behind = most.saturating_sub(u32::from(self.prefix));

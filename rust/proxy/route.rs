@@ -11,6 +11,7 @@
 //! never none while there are servers that may be chosen.
 
 use super::{
+    admission::Gate,
     drain::Drain,
     pool::{
         Pool,
@@ -112,6 +113,8 @@ pub(crate) struct Route {
     /// Requests that were sent its way.
     pub(crate) requests: Tally,
     retired: AtomicFlag,
+    #[pin]
+    pub(crate) gate: Gate,
 }
 
 #[derive(Default)]
@@ -244,6 +247,7 @@ impl Route {
                 tunnels_closed: Tally::default(),
                 requests: Tally::default(),
                 retired: AtomicFlag::new(false),
+                gate <- Gate::new(),
             }),
             GFP_KERNEL,
         )

@@ -25,7 +25,11 @@ use crate::{
     proto::{
         self,
         request::Request,
-        span::Source, //
+        span::{
+            Source,
+            Span, //
+        },
+        target::Target, //
     }, //
 };
 use core::cmp::Ordering;
@@ -188,9 +192,19 @@ impl Router {
         request: &Request,
         src: &S,
     ) -> Result<Option<Arc<Route>>, proto::Error> {
+        self.find_by(request.host, request.target, src)
+    }
+
+    /// As [`Self::find`], for a request of which no more than this is known.
+    pub(crate) fn find_by<S: Source + ?Sized>(
+        &self,
+        host: Option<Span>,
+        target: Target,
+        src: &S,
+    ) -> Result<Option<Arc<Route>>, proto::Error> {
         let table = self.table.lock().clone();
         match table {
-            Some(table) => table.find(request.host, request.target.path(), src),
+            Some(table) => table.find(host, target.path(), src),
             None => Ok(None),
         }
     }

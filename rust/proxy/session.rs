@@ -3,6 +3,10 @@
 //! What a connection is used for, and what connections tell each other.
 
 use super::{
+    admission::{
+        self,
+        Connection, //
+    },
     downstream::{
         self,
         Downstream, //
@@ -20,12 +24,13 @@ use super::{
 use crate::{
     net::{
         self,
+        clients::Seat,
         stats::{
             self,
             Counter, //
         },
+        Accepted,
         Events,
-        Hooks,
         OutQueue, //
     },
     proto::{
@@ -36,6 +41,7 @@ use crate::{
         }, //
     }, //
 };
+use core::net::IpAddr;
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -53,7 +59,9 @@ pub(crate) enum Session {
     #[default]
     Released,
     /// A client speaks HTTP/1 on it.
-    Downstream(Downstream),
+    ///
+    /// Beside it, in room that there is, what it counts for by limits on clients.
+    Downstream(Downstream, Option<Seat>),
     /// A server speaks HTTP/1 on it.
     Upstream(Upstream),
     /// One end of a tunnel.
@@ -75,11 +83,18 @@ impl net::Session for Session {
     type Spare = Reading;
     type Owner = Arc<Site>;
 
-    fn accepted(site: &Arc<Site>) -> (Self, &'static Hooks<Self>) {
-        (
-            Session::Downstream(Downstream::new(site.clone())),
-            &downstream::HOOKS,
-        )
+    fn accepted(site: &Arc<Site>, peer: impl FnOnce() -> IpAddr) -> Accepted<Self> {
+        let make = |turned_away| Downstream::new(site.clone(), turned_away);
+        let (session, refused) = match admission::connection(site, peer) {
+            Connection::Welcome(seat) => (Session::Downstream(make(false), seat), false),
+            Connection::TurnedAway => (Session::Downstream(make(true), None), false),
+            Connection::Reset => (Session::Released, true),
+        };
+        Accepted {
+            session,
+            hooks: &downstream::HOOKS,
+            refused,
+        }
     }
 }
 
@@ -142,6 +157,9 @@ pub(crate) fn count_response_error(error: proto::Error) {
 const RULES: usize = proto::Error::ALL.len();
 
 const _: () = assert!(2 * RULES <= stats::NUMBERED_MAX);
+
+// Each connection has one, and there are many.
+const _: () = assert!(size_of::<Session>() <= 40);
 
 /// Returns how often a rule was broken by clients, and how often by servers.
 pub(crate) fn broken(error: proto::Error) -> (u64, u64) {

@@ -82,6 +82,28 @@ settings! {
     WsRateBurst ws_rate_burst c"ws_rate_burst_ms";
     /// What is done about a client that would send more: 0 for waiting, 1 for a close, 2 for a reset.
     WsRateAction ws_rate_action c"ws_rate_action";
+    /// Requests of one client per second; 0 for any number.
+    ClientRequestsRate client_requests_rate c"client_requests_rate";
+    /// Requests of one client that may come at once.
+    ClientRequestsBurst client_requests_burst c"client_requests_burst";
+    /// Offers to upgrade of one client per second; 0 for any number.
+    ClientUpgradesRate client_upgrades_rate c"client_upgrades_rate";
+    /// Offers of one client that may come at once.
+    ClientUpgradesBurst client_upgrades_burst c"client_upgrades_burst";
+    /// Tunnels of one client, at most; 0 for any number.
+    ClientTunnelsMax client_tunnels_max c"client_tunnels_max";
+    /// Offers of one client per minute that come to no tunnel, at most; 0 for any number.
+    ClientHandshakeFailuresMax client_handshake_failures_max c"client_handshake_failures_max";
+    /// Offers of all clients per second; 0 for any number.
+    UpgradesRate upgrades_rate c"upgrades_rate";
+    /// Offers of all clients that may come at once.
+    UpgradesBurst upgrades_burst c"upgrades_burst";
+    /// Tunnels of all clients, at most; 0 for any number.
+    TunnelsMax tunnels_max c"tunnels_max";
+    /// What becomes of a request that is refused by one of these: 0 an answer, 1 a delay if it is early, 2 a reset.
+    LimitAction limit_action c"limit_action";
+    /// Milliseconds by which a request may be delayed.
+    LimitDelayMax limit_delay_max c"limit_delay_max_ms";
 }
 
 /// No value of its own.

@@ -6,6 +6,11 @@
 //! keeps to its end. Which route that is, [`super::router`] decides.
 
 use super::{
+    access::{
+        Access,
+        Rules, //
+    },
+    admission::Door,
     drain::Drain,
     network::Networks,
     router::Router,
@@ -35,7 +40,16 @@ use core::{
 use kernel::{
     prelude::*,
     str::CString,
-    sync::Arc, //
+    sync::{
+        atomic::{
+            ordering::{
+                Acquire,
+                Release, //
+            },
+            AtomicFlag, //
+        },
+        Arc, //
+    }, //
 };
 
 /// What a listener serves.
@@ -50,7 +64,12 @@ pub(crate) struct Site {
     origin: BhLock<Origin>,
     /// The listener is disabled or removed.
     pub(crate) drain: Drain,
+    #[pin]
+    rules: BhLock<Rules>,
+    /// There are rules.
+    ruled: AtomicFlag,
     pub(crate) counts: Counts,
+    pub(crate) door: Door,
 }
 
 /// What requests say of where they come from.
@@ -83,7 +102,10 @@ impl Site {
                 router <- Router::new(),
                 origin <- new_bh_lock!(Origin::default()),
                 drain: Drain::new(),
+                rules <- new_bh_lock!(Rules::default()),
+                ruled: AtomicFlag::new(false),
                 counts: Counts::default(),
+                door: Door::new(),
             }),
             GFP_KERNEL,
         )
@@ -111,6 +133,39 @@ impl Site {
     pub(crate) fn origin(&self, addr: IpAddr) -> (bool, bool) {
         let origin = self.origin.lock();
         (origin.trusted.contain(addr), origin.forwarded)
+    }
+
+    /// Sets who may connect.
+    pub(crate) fn set_rules(&self, rules: Rules) {
+        let ruled = !rules.is_empty();
+        let old = core::mem::replace(&mut *self.rules.lock(), rules);
+        self.ruled.store(ruled, Release);
+        drop(old);
+    }
+
+    /// Writes who may connect.
+    pub(crate) fn show_rules(&self, text: &mut dyn fmt::Write) -> fmt::Result {
+        write!(text, "{}", *self.rules.lock())
+    }
+
+    /// Says whether there are rules of who may connect.
+    pub(crate) fn has_rules(&self) -> bool {
+        self.ruled.load(Acquire)
+    }
+
+    /// Returns what the rules say of a client.
+    pub(crate) fn access(&self, client: IpAddr) -> Access {
+        self.rules.lock().of(client)
+    }
+
+    /// Returns how many connections there are, tunnels included.
+    pub(crate) fn connections(&self) -> u64 {
+        let counts = &self.counts;
+        // Those that end first, so that none of the differences is negative.
+        let (closed, ended) = (counts.closed.get(), counts.tunnels_closed.get());
+        let (opened, tunnels) = (counts.opened.get(), counts.tunnels_opened.get());
+        let plain = opened.saturating_sub(closed);
+        plain.saturating_add(tunnels.saturating_sub(ended))
     }
 
     /// Has connections end as soon as no exchange is under way, and tunnels in their turn. Process context.

@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     net::{
+        clients::Seat,
         random,
         stats::{
             self,
@@ -138,6 +139,12 @@ impl Tunnel {
             read_done: false,
             write_done: false,
         }
+    }
+
+    /// Has the tunnel count for its client, by its connection and by itself, until that end is closed.
+    pub(crate) fn seated(self, seats: [Option<Seat>; 2]) -> Tunnel {
+        self.shared.set_seats(seats);
+        self
     }
 
     /// Begins to relay, and to look at the time.
@@ -380,6 +387,7 @@ impl Drop for Tunnel {
         self.shared.gone();
         match self.side {
             Side::Client => {
+                self.shared.set_seats([None, None]);
                 self.shared.site.tunnel_closed();
                 self.shared.route.tunnel_closed();
             }

@@ -347,7 +347,7 @@ pub fn trailers<S: Source + ?Sized, K: Sink + ?Sized>(
 }
 
 /// The reason phrases of the responses that this gateway makes itself.
-const REASONS: [(u16, &[u8]); 15] = [
+const REASONS: [(u16, &[u8]); 16] = [
     (400, b"Bad Request"),
     (403, b"Forbidden"),
     (404, b"Not Found"),
@@ -356,6 +356,7 @@ const REASONS: [(u16, &[u8]); 15] = [
     (414, b"URI Too Long"),
     (417, b"Expectation Failed"),
     (426, b"Upgrade Required"),
+    (429, b"Too Many Requests"),
     (431, b"Request Header Fields Too Large"),
     (500, b"Internal Server Error"),
     (501, b"Not Implemented"),
@@ -367,13 +368,15 @@ const REASONS: [(u16, &[u8]); 15] = [
 
 /// Writes a whole response of our own, body included, to a request that was not served.
 ///
-/// `status` is one that [`crate::proto::Error::status`] returns, or 403, 404, 408, 503, 504; another
+/// `status` is one that [`crate::proto::Error::status`] returns, or 403, 404, 408, 429, 503, 504; another
 /// one is answered as 500. `close`: the connection is closed behind it, as it must be for a client of
-/// HTTP/1.0. `head_method`: the request's method was HEAD, so the body is left out. `now` is the Date.
+/// HTTP/1.0. `head_method`: the request's method was HEAD, so the body is left out. `retry_after`: seconds after
+/// which the request may be repeated (RFC 9110 section 10.2.3). `now` is the Date.
 pub fn error<K: Sink + ?Sized>(
     status: u16,
     close: bool,
     head_method: bool,
+    retry_after: Option<u32>,
     now: &Date,
     sink: &mut K,
 ) -> Result<(), Full> {
@@ -397,6 +400,11 @@ pub fn error<K: Sink + ?Sized>(
         // RFC 9110 section 15.5.22, RFC 6455 section 4.4.
         sink.put(SWITCH)?;
         sink.put(b"Sec-WebSocket-Version: 13\r\n")?;
+    }
+    if let Some(seconds) = retry_after {
+        sink.put(b"Retry-After: ")?;
+        decimal(u64::from(seconds), sink)?;
+        sink.put(b"\r\n")?;
     }
     if close {
         sink.put(CLOSE)?;

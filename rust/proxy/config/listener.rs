@@ -7,6 +7,7 @@
 use super::{
     address,
     name,
+    number,
     refuse,
     route::RouteDir,
     show,
@@ -18,6 +19,10 @@ use crate::{
         SocketAddr, //
     },
     proxy::{
+        access::{
+            Rules,
+            RULES_MAX, //
+        },
         network::{
             Networks,
             NETWORKS_MAX, //
@@ -84,6 +89,8 @@ impl ListenerDir {
                 stats: 2,
                 trusted: 3,
                 forwarded: 4,
+                connections_max: 20,
+                access: 21,
             ],
         };
         let (listener, site) = (name(dir)?, SiteMade(Site::new(name(dir)?)?));
@@ -182,7 +189,8 @@ impl AttributeOperations<2> for ListenerDir {
             writeln!(text, "bad_requests {}", counts.refused.get())?;
             writeln!(text, "tunnels_open {}", tunnels.saturating_sub(ended))?;
             writeln!(text, "tunnels {}", tunnels)?;
-            writeln!(text, "no_route {}", counts.no_route.get())
+            writeln!(text, "no_route {}", counts.no_route.get())?;
+            dir.site.0.door.show(text)
         })
     }
 }
@@ -225,6 +233,56 @@ impl AttributeOperations<4> for ListenerDir {
             refuse(&dir.name, "forwarded", page, why, err)
         })?;
         dir.site.0.forwarded(Some(forwarded));
+        Ok(())
+    }
+}
+
+/// Largest value of `connections_max`.
+const CONNECTIONS_MAX: u32 = 4 << 20;
+
+#[vtable]
+impl AttributeOperations<20> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let most = dir.site.0.door.connections_max(None);
+        show(page, |text| writeln!(text, "{most}"))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let most = number(page, CONNECTIONS_MAX).ok_or_else(|| {
+            refuse(
+                &dir.name,
+                "connections_max",
+                page,
+                format_args!("not a number from 0 to {CONNECTIONS_MAX}"),
+                EINVAL,
+            )
+        })?;
+        dir.site.0.door.connections_max(Some(most));
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<21> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        show(page, |text| dir.site.0.show_rules(text))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let rules = Rules::parse(page).map_err(|err| {
+            refuse(
+                &dir.name,
+                "access",
+                page,
+                format_args!("not up to {RULES_MAX} lines such as 'deny 192.0.2.0/24', with allow, deny or exempt"),
+                err,
+            )
+        })?;
+        dir.site.0.set_rules(rules);
         Ok(())
     }
 }

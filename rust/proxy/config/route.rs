@@ -96,6 +96,17 @@ impl RouteDir {
                 ws_frames_rate: 116,
                 ws_rate_burst_ms: 117,
                 ws_rate_action: 118,
+                client_requests_rate: 120,
+                client_requests_burst: 121,
+                client_upgrades_rate: 122,
+                client_upgrades_burst: 123,
+                client_tunnels_max: 124,
+                client_handshake_failures_max: 125,
+                upgrades_rate: 126,
+                upgrades_burst: 127,
+                tunnels_max: 128,
+                limit_action: 129,
+                limit_delay_max_ms: 130,
             ],
         };
         let route = Route::new(name(dir)?)?;
@@ -133,7 +144,8 @@ impl AttributeOperations<0> for RouteDir {
             writeln!(text, "servers {}", servers)?;
             writeln!(text, "servers_up {}", up)?;
             writeln!(text, "requests {}", dir.made.route.requests.get())?;
-            writeln!(text, "placed {}", u8::from(dir.made.is_placed()))
+            writeln!(text, "placed {}", u8::from(dir.made.is_placed()))?;
+            dir.made.route.gate.show(text)
         })
     }
 }
@@ -253,6 +265,17 @@ setting_file! {
     116 WsFramesRate
     117 WsRateBurst
     118 WsRateAction
+    120 ClientRequestsRate
+    121 ClientRequestsBurst
+    122 ClientUpgradesRate
+    123 ClientUpgradesBurst
+    124 ClientTunnelsMax
+    125 ClientHandshakeFailuresMax
+    126 UpgradesRate
+    127 UpgradesBurst
+    128 TunnelsMax
+    129 LimitAction
+    130 LimitDelayMax
 }
 
 impl RouteDir {

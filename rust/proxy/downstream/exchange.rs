@@ -5,6 +5,7 @@
 //! Context: softirq, the lock of the downstream connection held.
 
 use super::super::{
+    admission::Offer,
     body::{
         Body,
         Failure, //
@@ -39,6 +40,7 @@ use crate::{
         OutQueue, //
     },
     proto::{
+        field::KnownField,
         h1::encode,
         head::Head,
         message::{
@@ -47,6 +49,7 @@ use crate::{
         },
         request::Request,
         response::Asked,
+        target::Target,
         ws::AwaitingAccept, //
     }, //
 };
@@ -96,6 +99,8 @@ pub(super) struct Exchange {
     pub(super) held_back: bool,
     /// What is kept of it for the log, if somebody follows that.
     pub(super) log: Option<Arc<Record>>,
+    /// An offer to upgrade for which there are limits.
+    pub(super) offer: Option<KBox<Offer>>,
 }
 
 impl Exchange {
@@ -130,6 +135,7 @@ impl Exchange {
             measured: (Moment::now(), 0),
             held_back: false,
             log: None,
+            offer: None,
         };
         Ok(KBox::new(exchange, GFP_ATOMIC | __GFP_NOWARN)?)
     }
@@ -211,6 +217,26 @@ pub(super) fn find_route(
 ) -> Result<Option<Arc<Route>>, Failure> {
     let (_, bytes) = reading.complete(io)?;
     site.router.find(request, &bytes).map_err(Failure::Protocol)
+}
+
+/// Finds the route of an offer to upgrade that is not valid.
+pub(super) fn route_of_offer(
+    site: &Site,
+    reading: &mut Reading,
+    io: &Io<'_>,
+) -> Option<Arc<Route>> {
+    let (head, bytes) = reading.complete(io).ok()?;
+    // Offers are made by GET.
+    let target = Target::parse(head.target, Method::Get, &bytes).ok()?;
+    let host = match target {
+        Target::Absolute { authority, .. } => Some(authority),
+        _ => head
+            .fields()
+            .iter()
+            .find(|field| field.known == KnownField::Host)
+            .map(|field| field.value),
+    };
+    site.router.find_by(host, target, &bytes).ok()?
 }
 
 /// Keeps what the server's answer to an offer to upgrade must match.

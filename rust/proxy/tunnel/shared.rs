@@ -21,12 +21,12 @@ use super::{
     Side, //
 };
 use crate::net::{
+    clients::Seat,
     lock::{
         new_bh_lock,
         BhLock, //
     },
     log::is_followed,
-    random,
     AtomicMoment,
     Moment, //
 };
@@ -45,6 +45,12 @@ use kernel::{
         UniqueArc, //
     }, //
 };
+
+/// The half of `Shared::end` that says why.
+const END: u32 = 0xffff;
+
+/// The most jitter of a lifetime.
+const LUCK_MAX: u64 = 255;
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
@@ -65,15 +71,19 @@ pub(crate) struct Shared {
     passed: [[Atomic<u64>; 2]; 2],
     /// The time, in nanoseconds, at which the bytes and the frames so far are paid for by the rates.
     paid: [Atomic<u64>; 2],
-    /// The status code with which it is being closed; 0 if it is not.
-    code: Atomic<u32>,
+    /// The status code with which it is being closed, in the upper half, and its [`End`]; 0 if there is none.
     end: Atomic<u32>,
     /// Ends that are gone.
     gone: Atomic<u32>,
     #[pin]
-    log: BhLock<Option<Arc<Record>>>,
-    /// The part of the lifetime's jitter that this one gets.
-    luck: u8,
+    kept: BhLock<Kept>,
+}
+
+/// What is kept for its end.
+struct Kept {
+    log: Option<Arc<Record>>,
+    /// What it counts for by limits on clients, as their connection and as their tunnel.
+    seats: [Option<Seat>; 2],
 }
 
 // The next size of memory blocks is half as large again.
@@ -174,7 +184,7 @@ impl Shared {
         if self.gone.fetch_add(1, Full) == 0 {
             return;
         }
-        let Some(log) = self.log.lock().take() else {
+        let Some(log) = self.kept.lock().log.take() else {
             return;
         };
         let [client, server] = &self.passed;
@@ -183,7 +193,7 @@ impl Shared {
             (bytes.load(Relaxed), frames.load(Relaxed))
         });
         // What nobody has noted is the module's unloading.
-        let end = End::of(self.end.load(Relaxed)).map_or((By::Proxy, Why::Unloaded), End::reason);
+        let end = End::of(self.end.load(Relaxed) & END).map_or((By::Proxy, Why::Unloaded), End::reason);
         log.tunnel_ended(client, server, end.0, end.1);
     }
 
@@ -204,11 +214,12 @@ impl Shared {
             closes_at: AtomicMoment::none(),
             passed: [const { [const { Atomic::new(0) }; 2] }; 2],
             paid: [const { Atomic::new(0) }; 2],
-            code: Atomic::new(0),
             end: Atomic::new(0),
             gone: Atomic::new(0),
-            log <- new_bh_lock!(log),
-            luck: random(256) as u8,
+            kept <- new_bh_lock!(Kept {
+                log,
+                seats: [None, None],
+            }),
         });
         let place = UniqueArc::<Shared>::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?;
         Ok(Arc::from(place.pin_init_with(shared)?))
@@ -216,13 +227,19 @@ impl Shared {
 
     /// Keeps who the client is for the log, if somebody follows that now and nobody did before.
     pub(super) fn keep_client(&self, io: &Io<'_>) {
-        if !is_followed() || self.opened.get().is_none() || self.log.lock().is_some() {
+        if !is_followed() || self.opened.get().is_none() || self.kept.lock().log.is_some() {
             return;
         }
         let open = self.opened.get().map_or(0, |at| at.ms_until(Moment::now()));
         let server = self.pool.addr().get();
         let record = Record::of_tunnel(io.peer_addr(), &self.site, &self.route, server, open);
-        *self.log.lock() = record;
+        self.kept.lock().log = record;
+    }
+
+    /// Sets what it counts for by limits on clients.
+    pub(super) fn set_seats(&self, seats: [Option<Seat>; 2]) {
+        let old = core::mem::replace(&mut self.kept.lock().seats, seats);
+        drop(old);
     }
 
     /// Returns what counts for the tunnel's route.
@@ -237,23 +254,35 @@ impl Shared {
 
     /// Notes why it ended, if that is not known yet.
     pub(crate) fn ended(&self, end: End) {
-        let _ = self.end.cmpxchg(0, end as u32, Full);
+        self.note(END, end as u32);
     }
 
     /// Says whether it is being closed by us.
     pub(crate) fn is_closing(&self) -> bool {
-        self.code.load(Relaxed) != 0
+        self.code() != 0
     }
 
     /// Returns the status code with which it is being closed.
     pub(crate) fn code(&self) -> u16 {
-        self.code.load(Relaxed) as u16
+        self.end.load(Relaxed).wrapping_shr(16) as u16
     }
 
     /// Begins to close it with a status code; says whether it was not being closed already.
     pub(crate) fn close(&self, code: u16, end: End) -> bool {
         self.ended(end);
-        self.code.cmpxchg(0, u32::from(code), Full).is_ok()
+        self.note(!END, u32::from(code).wrapping_shl(16))
+    }
+
+    /// Sets the half of `end` that `mask` selects, unless it is set; says whether it did.
+    fn note(&self, mask: u32, value: u32) -> bool {
+        let mut old = self.end.load(Relaxed);
+        while old & mask == 0 {
+            match self.end.cmpxchg(old, old | value, Full) {
+                Ok(_) => return true,
+                Err(now) => old = now,
+            }
+        }
+        false
     }
 
     /// Counts what passed from one side. Called by that end alone.
@@ -276,9 +305,16 @@ impl Shared {
         };
         let percent = u64::from(self.setting(Setting::WsLifetimeJitter));
         let most = lifetime.saturating_mul(percent).wrapping_div(100);
-        let less = most.saturating_mul(u64::from(self.luck)).wrapping_div(255);
+        let less = most.saturating_mul(self.luck()).wrapping_div(LUCK_MAX);
         let lifetime = u32::try_from(lifetime.saturating_sub(less)).unwrap_or(u32::MAX);
         Some(self.opened.get()?.after_ms(lifetime))
+    }
+
+    /// Returns the part of the lifetime's jitter that this tunnel gets, of [`LUCK_MAX`]: by where it lies, which
+    /// spreads those that are opened one after the other.
+    fn luck(&self) -> u64 {
+        let place = (&raw const *self) as u64;
+        place.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_shr(56)
     }
 
     fn drains(&self) -> [&Drain; 3] {
