@@ -91,8 +91,11 @@ def not_enabled():
     finally:
         os.rmdir(f"{squall.ROOT}/empty")
     with squall.Listener("127.0.0.1:9", enable=False) as web, socket.socket() as other:
-        other.bind(("127.0.0.1", web.port))
+        # Its port may be taken by now, were it chosen before.
+        other.bind(("127.0.0.1", 0))
         other.listen()
+        web.port = other.getsockname()[1]
+        squall.write(f"{web.directory}/address", web.address)
         equal(enable(web), errno.EADDRINUSE, "errno while another process listens there")
         other.close()
         web.enable(1)

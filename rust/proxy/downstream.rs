@@ -60,7 +60,6 @@ use super::{
 };
 use crate::{
     net::{
-        date,
         stats::{
             self,
             Counter, //
@@ -75,7 +74,6 @@ use crate::{
     proto::{
         self,
         h1::{
-            encode,
             HeadParser,
             Progress, //
         },
@@ -92,12 +90,12 @@ use kernel::{
 pub(super) const TRIES_MAX: u8 = 3;
 
 mod admit;
+mod answer;
 mod exchange;
 
 use self::exchange::{
     encode,
     find_route,
-    route_of_offer,
     judge,
     may_repeat,
     Exchange, //
@@ -481,124 +479,6 @@ impl Downstream {
             // In a pass of its own: from here it would be a recursion that the client controls.
             io.conn().post(RESUME);
         }
-    }
-
-    /// A malformed request: the rest of the connection cannot be trusted.
-    fn refuse(&mut self, io: &mut Io<'_>, error: proto::Error) {
-        count_request_error(error);
-        self.site.refused(error);
-        if error.is_of_offer() {
-            let reading = self.reading.as_deref_mut();
-            if let Some(route) = reading.and_then(|it| route_of_offer(&self.site, it, io)) {
-                admission::failed(&self.site, &route, io.peer());
-            }
-        }
-        self.answer_last(io, error.status());
-    }
-
-    fn no_memory(&mut self, io: &mut Io<'_>) {
-        stats::inc(Counter::NoMemory);
-        self.answer_last(io, 503);
-    }
-
-    /// Answers the request that waits, and goes on if the whole of it has been read.
-    fn answer(&mut self, io: &mut Io<'_>, status: u16) {
-        self.answer_after(io, status, 0);
-    }
-
-    /// As [`Self::answer`]; the request may be repeated in so many seconds, if that is not 0.
-    fn answer_after(&mut self, io: &mut Io<'_>, status: u16, seconds: u32) {
-        let go_on = self.exchange.as_ref().is_some_and(|exchange| {
-            // The whole request has been read.
-            let whole = self.state == State::Response;
-            exchange.asked.keep_alive && (whole || exchange.request.framing == BodyFraming::None)
-        });
-        self.answer_as(io, status, go_on, self.head_method(), seconds);
-    }
-
-    /// Answers and closes.
-    fn answer_last(&mut self, io: &mut Io<'_>, status: u16) {
-        self.answer_as(io, status, false, self.head_method(), 0);
-    }
-
-    /// Answers, and goes on or closes; the request may be repeated in so many seconds, if that is not 0.
-    fn answer_as(
-        &mut self,
-        io: &mut Io<'_>,
-        status: u16,
-        go_on: bool,
-        head_method: bool,
-        seconds: u32,
-    ) {
-        let log = self.record(io);
-        self.end_exchange(status);
-        let reading = self.reading.take();
-        if let Some(reading) = reading.filter(|_| go_on) {
-            io.consume(reading.len());
-        }
-        let sent = self.send_error(io, status, !go_on, head_method, seconds);
-        if let Some(log) = &log {
-            log.answered(status, sent);
-        }
-        match go_on {
-            true if sent => self.next(io),
-            false if sent => io.release(),
-            _ => {}
-        }
-    }
-
-    /// Ends an exchange with an answer of our own.
-    fn end_exchange(&mut self, status: u16) {
-        let exchange = self.exchange.take();
-        if let Some(mut offer) = exchange.and_then(|mut exchange| exchange.offer.take()) {
-            // No server answered it.
-            if status >= 500 {
-                offer.excuse();
-            }
-        }
-    }
-
-    /// Returns what is kept of the request for the log, which may be one whose head is not complete.
-    fn record(&mut self, io: &Io<'_>) -> Option<Arc<Record>> {
-        match (&self.exchange, &mut self.reading) {
-            (Some(exchange), _) => exchange.log.clone(),
-            (None, Some(reading)) => Record::new(reading, io, &self.site, None),
-            (None, None) => None,
-        }
-    }
-
-    /// Notes what brought the request to its end.
-    fn log_end(&self, by: By, why: Why) {
-        if let Some(log) = self.exchange.as_ref().and_then(|it| it.log.as_ref()) {
-            log.end(by, why);
-        }
-    }
-
-    fn head_method(&self) -> bool {
-        self.exchange
-            .as_ref()
-            .is_some_and(|exchange| exchange.asked.head_method)
-    }
-
-    fn send_error(
-        &self,
-        io: &mut Io<'_>,
-        status: u16,
-        close: bool,
-        head_method: bool,
-        seconds: u32,
-    ) -> bool {
-        let mut bytes = OutQueue::new();
-        let retry = (seconds > 0).then_some(seconds);
-        let sent = encode::error(status, close, head_method, retry, &date(), &mut bytes).is_ok()
-            && io.send(&mut bytes).is_ok();
-        if sent {
-            stats::inc(Counter::ErrorResponses);
-        } else {
-            stats::inc(Counter::NoMemory);
-            io.reset();
-        }
-        sent
     }
 
     fn timer(&mut self, io: &mut Io<'_>) {

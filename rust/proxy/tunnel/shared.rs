@@ -87,9 +87,7 @@ struct Kept {
 }
 
 // The next size of memory blocks is half as large again.
-const _: () = assert!(
-    cfg!(CONFIG_DEBUG_SPINLOCK) || size_of::<Shared>() <= 128 - size_of::<u64>()
-);
+const _: () = assert!(cfg!(CONFIG_DEBUG_SPINLOCK) || size_of::<Shared>() <= 128 - size_of::<u64>());
 
 /// Why a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +191,8 @@ impl Shared {
             (bytes.load(Relaxed), frames.load(Relaxed))
         });
         // What nobody has noted is the module's unloading.
-        let end = End::of(self.end.load(Relaxed) & END).map_or((By::Proxy, Why::Unloaded), End::reason);
+        let end =
+            End::of(self.end.load(Relaxed) & END).map_or((By::Proxy, Why::Unloaded), End::reason);
         log.tunnel_ended(client, server, end.0, end.1);
     }
 

@@ -22,7 +22,7 @@ pub enum Kind {
 const BY: [&str; 4] = ["nobody", "client", "server", "proxy"];
 
 /// Names of why something ended, by their numbers.
-const WHY: [&str; 17] = [
+const WHY: [&str; 16] = [
     "done",
     "fin",
     "reset",
