@@ -37,7 +37,7 @@ def unload():
     if not loaded():
         return
     for name in ("drain_ms", "ws_close_timeout_ms", "linger_timeout_ms"):
-        write(f"{SYSCTL}/{name}", 200)
+        write(f"{SYSCTL}/{name}", 20)
     for listener in sorted(os.listdir(ROOT)):
         if os.path.isdir(f"{ROOT}/{listener}"):
             remove_tree(f"{ROOT}/{listener}")
