@@ -4,8 +4,8 @@
 //!
 //! - [`config`] is what `/sys/kernel/config/squall` shows and changes.
 //! - [`site`] is what a listener serves, [`router`] which of its routes is a request's, [`route`] are
-//!   the servers of one and how one of them is chosen. [`network`] is a list of networks, [`limits`] are those of messages, [`settings`] what a route
-//!   may set for itself.
+//!   the servers of one and how one of them is chosen. [`network`] is a list of networks, [`limits`] are
+//!   those of messages, [`settings`] what a route may set for itself.
 //! - [`admission`] decides who is let in, by limits on each client and on a route, [`access`] is a listener's list of who
 //!   may connect.
 //! - [`downstream`] is the client's side of HTTP/1: requests in, responses out.

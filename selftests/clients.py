@@ -155,6 +155,22 @@ def connections():
         at_rest()
 
 
+@case("a connection whose client takes its time to take the last response counts until it is gone")
+def lingering():
+    large = wire.plain_handler(lambda _head, _body: wire.response(bytes(200_000)))
+    with squall.sysctl(client_connections_max=1), wire.RawServer(large) as server, squall.Listener(server) as web:
+        with client_from(web) as client:
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.send(wire.request(fields=["Connection: close"]))
+            client.read(1)
+            # The response is complete for the proxy, whose session with the client is over.
+            until(lambda: web.server_stats()["busy"] == 0, 10, "the server's response has been taken")
+            check(is_reset(web), "a second connection beside one that is not gone")
+            client.read_rest()
+        at_rest()
+        check(passes(web), "a connection behind it was refused")
+
+
 @case("new connections of one client per second: a burst passes, and then as many as the rate lets", limit=60)
 def connections_rate():
     limits = squall.sysctl(client_connections_rate=2, client_connections_burst=4)

@@ -428,6 +428,24 @@ def server_removed():
         done.set()
 
 
+@case("a route that is disabled answers 503 and has its tunnels closed; enabled again it serves")
+def route_disabled():
+    with Stage(drain_ms=0) as stage, stage.web.connect() as client:
+        pair, route = stage.pair(), f"{stage.web.directory}/{squall.ROUTE}"
+        equal(squall.read_stats(route)["tunnels_open"], 1, "tunnels of the route")
+        squall.write(f"{route}/enable", 0)
+        closed(pair, GOING_AWAY, "disabled")
+        pair.close()
+        for _ in range(2):
+            client.send(wire.request())
+            equal(client.read_response()[0].status, 503, "status while the route is disabled")
+        squall.write(f"{route}/enable", 1)
+        again = stage.pair()
+        again.client.send(ws.frame(b"on", masked=True))
+        equal(again.server.read(8), ws.frame(b"on", masked=True), "what the client sent")
+        until(lambda: squall.read_stats(route)["tunnels_open"] == 1, 10, "the first tunnel is gone")
+
+
 @case("many tunnels go on sending, each byte in its place, while everything is reconfigured", limit=120)
 def reconfigured():
     count = ktap.scaled(1000, 100)

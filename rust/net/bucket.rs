@@ -64,14 +64,20 @@ impl Bucket {
         self.wait_beyond(rate, now, 0)
     }
 
-    /// As [`Self::wait`], in a bucket whose tokens are taken up to `patience` milliseconds before they are there.
-    fn wait_beyond(&self, rate: &Rate, now: Moment, patience: u32) -> u32 {
-        let now = now.ns();
+    /// Returns when the bucket is full, if its tokens are taken up to `patience` milliseconds before they are there.
+    fn full_at(&self, rate: &Rate, now: Moment, patience: u32) -> u64 {
         // It may have been charged by a slower rate, which was changed since: no token is owed longer than by this one.
         let empty = now
+            .ns()
             .saturating_add(rate.time_of(rate.burst))
             .saturating_add(u64::from(patience).saturating_mul(1_000_000));
-        let full_at = self.0.min(empty);
+        self.0.min(empty)
+    }
+
+    /// As [`Self::wait`], in a bucket whose tokens are taken up to `patience` milliseconds before they are there.
+    fn wait_beyond(&self, rate: &Rate, now: Moment, patience: u32) -> u32 {
+        let full_at = self.full_at(rate, now, patience);
+        let now = now.ns();
         let spare = rate.time_of(rate.burst.saturating_sub(1));
         let ahead = full_at.saturating_sub(now.saturating_add(spare));
         u32::try_from(ahead.div_ceil(1_000_000)).unwrap_or(u32::MAX)
@@ -80,6 +86,7 @@ impl Bucket {
     /// Takes a token, also one that will be there within `patience` milliseconds. Returns the milliseconds until it is
     /// there, in `Err` if that is too long and none was taken.
     pub(crate) fn take(&mut self, rate: &Rate, now: Moment, patience: u32) -> Result<u32, u32> {
+        self.0 = self.full_at(rate, now, patience);
         let wait = self.wait_beyond(rate, now, patience);
         if wait > patience {
             return Err(wait);

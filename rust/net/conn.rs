@@ -107,6 +107,9 @@ pub(crate) trait Session: Default + Send + Sized + 'static {
     /// What accepts connections.
     type Owner: Clone + Send + Sync + 'static;
 
+    /// Takes what has to stay until the connection is gone, when the session is over and it lingers.
+    fn rest(&mut self) -> Self;
+
     /// Makes the session of a new downstream connection, whose peer has the address that `peer` returns. Softirq, no
     /// lock held.
     fn accepted(owner: &Self::Owner, peer: impl FnOnce() -> IpAddr) -> Accepted<Self>;

@@ -230,6 +230,9 @@ impl<S: Session> Conn<S> {
             stats::inc(Counter::Resets);
             // SAFETY: The lock is held and the socket not owned.
             unsafe { bindings::squall_sk_disconnect(sk) };
+            // What ended the connection is known; that this is a reset is no news.
+            // SAFETY: The lock is held.
+            let _ = unsafe { bindings::squall_sk_error(sk) };
         }
         if self.state() == bindings::SQUALL_TCP_CLOSE {
             // SAFETY: The lock is held.
@@ -255,7 +258,8 @@ impl<S: Session> Conn<S> {
         }
         if locked.control.released {
             rx::skip(self.sk, u32::MAX);
-            return Some(Remains::session(mem::take(&mut locked.session)));
+            let rest = locked.session.rest();
+            return Some(Remains::session(mem::replace(&mut locked.session, rest)));
         }
         None
     }

@@ -4,18 +4,15 @@
 //!
 //! ```text
 //! squall/{stats,refused_requests,refused_responses}
-//! squall/<listener>/{address,enable,trusted,forwarded,stats}
-//! squall/<listener>/<route>/{host,path,balance,stats}
-//! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,stats}
-//! squall/<listener>/<route>/{balance,stats}
-//! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,
+//! squall/<listener>/{address,enable,trusted,forwarded,connections_max,access,stats}
+//! squall/<listener>/<route>/{host,path,balance,enable,stats}, and its settings
+//! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,enable,
 //!                              fails_max,slow_start_ms,health_*,stats}
 //! ```
 //!
 //! A wrong value is refused with an errno, and with a line in the log that names it; what was
-//! configured before stays. Removing a server or a route stops new work for it, and leaves exchanges
-//! and tunnels that have begun. Disabling a listener stops accepting; removing it also ends its
-//! connections: idle ones and tunnels at once, others behind the response under way.
+//! configured before stays. Disabling or removing a server, a route or a listener stops new work for it,
+//! and drains it; see [`super::drain`]. Nothing else that is changed touches an open tunnel.
 //!
 //! Context: process. configfs holds the directory's lock; the mutexes here order the files of one
 //! directory. None is ever taken in softirq.

@@ -251,6 +251,10 @@ impl Downstream {
             }
             Err(_) => return self.no_memory(io),
         }
+        let disabled = |exchange: &Exchange| exchange.route.drain.is_on();
+        if self.exchange.as_deref().is_some_and(disabled) {
+            return self.answer(io, 503);
+        }
         self.admit(io);
     }
 
@@ -606,10 +610,27 @@ impl Downstream {
         let Some(Mail::Checkout(checkout)) = io.take_mail() else {
             return;
         };
+        let waits_at = self
+            .exchange
+            .as_ref()
+            .and_then(|exchange| exchange.waits_at.clone());
         if self.state != State::Connection {
             // The request has been answered meanwhile.
+            return checkout.put_back();
+        }
+        if !waits_at
+            .as_ref()
+            .is_some_and(|pool| core::ptr::eq(&raw const **pool, &raw const **checkout.pool()))
+        {
+            // It was for a request before, whose server is none for this one.
             checkout.put_back();
-        } else if !self.dispatch(io, checkout) {
+            if let Some(pool) = waits_at {
+                // With that in the mail it may have missed its turn.
+                pool::cancel(&pool, io.conn());
+            }
+            return self.ask(io);
+        }
+        if !self.dispatch(io, checkout) {
             self.ask(io);
         }
     }
@@ -647,27 +668,28 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     let Session::Downstream(downstream, seat) = session else {
         return;
     };
-    if events & ABORTED != 0 {
-        downstream.exchange = None;
-        io.reset();
-        return;
-    }
     if events & SWITCHED != 0 {
         let ends = downstream.exchange.take().and_then(|mut exchange| {
             let peer = exchange.upstream.take()?.into_tunnel()?;
-            let offer = exchange.offer.take();
-            let place = offer.and_then(|offer| KBox::into_inner(offer).accepted());
-            Some((peer, exchange.tunnel.take()?, place))
+            Some((peer, exchange.tunnel.take()?, exchange.offer.take()))
         });
-        let Some((peer, shared, place)) = ends else {
+        let Some((peer, shared, offer)) = ends else {
             return io.reset();
         };
-        let mut tunnel = Tunnel::new(Side::Client, peer, shared).seated([seat.take(), place]);
+        let tunnel = Tunnel::new(Side::Client, peer, shared);
+        // Behind that, so that it counts as a tunnel before it does not as an offer any more.
+        let place = offer.and_then(|offer| KBox::into_inner(offer).accepted());
+        let mut tunnel = tunnel.seated([seat.take(), place]);
         io.set_hooks(&tunnel::HOOKS);
         // What the client has sent behind its request has waited for this.
         tunnel.start(io);
         *session = Session::Tunnel(tunnel);
         tunnel::events(session, io, events);
+        return;
+    }
+    if events & ABORTED != 0 {
+        downstream.exchange = None;
+        io.reset();
         return;
     }
     if events & DRAIN != 0 && downstream.is_idle() && downstream.site.drain.is_on() {

@@ -541,6 +541,8 @@ fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>) {
         }
     }
     pool.forget();
+    // Who has asked meanwhile saw no room for another one.
+    pool.kick();
     conn.post(GONE);
 }
 
@@ -579,13 +581,13 @@ fn failed(pool: &ARef<Pool>, mut shared: crate::net::lock::BhGuard<'_, Shared>, 
     if shared.is_down() {
         refused = shared.take_waiters();
     }
-    let stopped = shared.stopped;
+    if !shared.stopped {
+        // Under the lock, so that who stops the pool finds the timer.
+        pool.kick_after(wait);
+    }
     drop(shared);
     for waiter in refused.iter().flatten() {
         waiter.post(answer);
-    }
-    if !stopped {
-        pool.kick_after(wait);
     }
 }
 
@@ -678,10 +680,10 @@ impl Run for Server {
                 _ => shared.take_turn(wanted),
             };
             if wanted == 0 || wait > 0 {
-                drop(shared);
                 if wait > 0 {
                     pool.kick_after(wait);
                 }
+                drop(shared);
                 return;
             }
             shared.connecting = shared.connecting.saturating_add(1);

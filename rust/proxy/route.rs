@@ -106,7 +106,7 @@ pub(crate) struct Route {
     #[pin]
     servers: BhLock<Servers>,
     pub(crate) settings: Settings,
-    /// The route is removed.
+    /// The route is disabled or removed.
     pub(crate) drain: Drain,
     tunnels_opened: Tally,
     tunnels_closed: Tally,

@@ -53,11 +53,9 @@ pub(crate) type Conn = net::Conn<Session>;
 pub(crate) type Io<'a> = net::Io<'a, Session>;
 
 /// The use of a connection.
-#[derive(Default)]
 pub(crate) enum Session {
-    /// None any more.
-    #[default]
-    Released,
+    /// None any more. As long as the connection lingers it counts by limits on clients.
+    Released(Option<Seat>),
     /// A client speaks HTTP/1 on it.
     ///
     /// Beside it, in room that there is, what it counts for by limits on clients.
@@ -78,17 +76,31 @@ pub(crate) enum Mail {
     Job(KBox<Job>),
 }
 
+impl Default for Session {
+    fn default() -> Self {
+        Session::Released(None)
+    }
+}
+
 impl net::Session for Session {
     type Mail = Mail;
     type Spare = Reading;
     type Owner = Arc<Site>;
+
+    fn rest(&mut self) -> Self {
+        Session::Released(match self {
+            Session::Released(seat) | Session::Downstream(_, seat) => seat.take(),
+            Session::Tunnel(tunnel) => tunnel.take_seat(),
+            Session::Upstream(_) | Session::Check(_) => None,
+        })
+    }
 
     fn accepted(site: &Arc<Site>, peer: impl FnOnce() -> IpAddr) -> Accepted<Self> {
         let make = |turned_away| Downstream::new(site.clone(), turned_away);
         let (session, refused) = match admission::connection(site, peer) {
             Connection::Welcome(seat) => (Session::Downstream(make(false), seat), false),
             Connection::TurnedAway => (Session::Downstream(make(true), None), false),
-            Connection::Reset => (Session::Released, true),
+            Connection::Reset => (Session::default(), true),
         };
         Accepted {
             session,

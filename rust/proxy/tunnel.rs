@@ -96,6 +96,8 @@ pub(crate) struct Tunnel {
     read_done: bool,
     /// A FIN was sent on this end.
     write_done: bool,
+    /// The tunnel is being closed from between, and this end knows.
+    closing: bool,
 }
 
 // Each connection has room for its session.
@@ -138,6 +140,7 @@ impl Tunnel {
             side,
             read_done: false,
             write_done: false,
+            closing: false,
         }
     }
 
@@ -145,6 +148,14 @@ impl Tunnel {
     pub(crate) fn seated(self, seats: [Option<Seat>; 2]) -> Tunnel {
         self.shared.set_seats(seats);
         self
+    }
+
+    /// Takes what the client's connection counts for.
+    pub(crate) fn take_seat(&mut self) -> Option<Seat> {
+        match self.side {
+            Side::Client => self.shared.take_seat(),
+            Side::Server => None,
+        }
     }
 
     /// Begins to relay, and to look at the time.
@@ -163,7 +174,8 @@ impl Tunnel {
                     rest => rest,
                 }
             } else if rated {
-                if self.is_ahead(io) {
+                // The end has to be passed on, however much came before it.
+                if !io.eof() && self.is_ahead(io) {
                     return;
                 }
                 RATED_PASS
@@ -247,12 +259,13 @@ impl Tunnel {
     fn close(&mut self, io: &mut Io<'_>, code: u16, end: End) {
         if self.shared.close(code, end) {
             self.peer.post(CLOSING);
-            self.closing(io);
+            self.begin_closing(io);
         }
     }
 
     /// The tunnel is being closed: go on up to the end of a frame.
-    fn closing(&mut self, io: &mut Io<'_>) {
+    fn begin_closing(&mut self, io: &mut Io<'_>) {
+        self.closing = true;
         io.set_deadline(self.shared.setting(Setting::WsCloseTimeout));
         self.relay(io);
     }
@@ -290,6 +303,8 @@ impl Tunnel {
                 stats::inc(Counter::RateCloses);
                 self.abort(io, End::Rate);
             }
+            // There is nothing that would have to wait.
+            _ if io.unread() == 0 => return false,
             _ => {
                 stats::inc(Counter::RateDelays);
                 io.set_deadline_before(until);
@@ -304,13 +319,16 @@ impl Tunnel {
             0 => None,
             ms => Some((from.after_ms(ms), counter, end)),
         };
+        // Who has sent what was not read yet is not silent, nor is who has sent a FIN.
+        let quiet = io.unread() == 0 && !self.read_done;
         if self.side == Side::Server {
-            return after(
+            let idle = after(
                 io.received_at(),
                 Setting::WsServerIdleTimeout,
                 Counter::ServerIdleTimeouts,
                 End::ServerIdle,
             );
+            return idle.filter(|_| quiet);
         }
         let half_closed = (self.read_done || self.write_done).then(|| {
             after(
@@ -327,7 +345,8 @@ impl Tunnel {
                 Setting::WsClientIdleTimeout,
                 Counter::ClientIdleTimeouts,
                 End::ClientIdle,
-            ),
+            )
+            .filter(|_| quiet),
             after(
                 io.activity(),
                 Setting::WsIdleTimeout,
@@ -356,10 +375,20 @@ impl Tunnel {
             Some((at, ..)) => io.set_deadline(Moment::now().ms_until(at)),
             None => io.clear_deadline(),
         }
+        if self.side == Side::Client && !self.read_done && self.shared.is_rated() {
+            // What waits for the rates is looked at then, whatever else there is to wait for.
+            if let Some(until) = self.shared.ahead_until(Moment::now()) {
+                io.set_deadline_before(until);
+            }
+        }
     }
 
     fn timer(&mut self, io: &mut Io<'_>) {
         if self.shared.is_closing() {
+            if !self.closing {
+                // This end is about to be told, and has its time from then on.
+                return self.begin_closing(io);
+            }
             stats::inc(Counter::CloseTimeouts);
             return self.abort(io, End::Drained);
         }
@@ -440,7 +469,7 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         return;
     }
     if events & CLOSING != 0 {
-        tunnel.closing(io);
+        tunnel.begin_closing(io);
     } else if events & DRAIN != 0 && !tunnel.shared.is_closing() {
         tunnel.rearm(io);
     }
@@ -456,12 +485,15 @@ fn closed(session: &mut Session, io: &mut Io<'_>, errno: i32) {
         if stalled {
             stats::inc(Counter::TunnelSendTimeouts);
         }
-        tunnel.shared.ended(match (tunnel.side, stalled) {
-            (Side::Client, false) => End::ClientReset,
-            (Side::Server, false) => End::ServerReset,
-            (Side::Client, true) => End::ClientStalled,
-            (Side::Server, true) => End::ServerStalled,
-        });
+        // By no error it is our own reset: of what noted why, or of the module's unloading.
+        if errno != 0 {
+            tunnel.shared.ended(match (tunnel.side, stalled) {
+                (Side::Client, false) => End::ClientReset,
+                (Side::Server, false) => End::ServerReset,
+                (Side::Client, true) => End::ClientStalled,
+                (Side::Server, true) => End::ServerStalled,
+            });
+        }
         tunnel.peer.post(ABORTED);
         tunnel.keep_client(io);
     }

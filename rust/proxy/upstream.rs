@@ -380,7 +380,6 @@ impl Upstream {
             None if job.tunnel.is_some() => Counter::HandshakeTimeouts,
             _ => Counter::ResponseTimeouts,
         });
-        stats::inc(Counter::ResponseTimeouts);
         pool::request_failed(&self.pool);
         job.verdict = FAILED_504;
         job.end(By::Server, Why::Timeout);

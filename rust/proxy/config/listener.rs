@@ -150,10 +150,9 @@ impl AttributeOperations<1> for ListenerDir {
         let enable = switch(page).map_err(|err| refuse(format_args!("neither 0 nor 1"), err))?;
         let mut state = dir.state.lock();
         if !enable {
-            let listener = state.listener.take();
-            drop(state);
-            if let Some(listener) = listener {
+            if let Some(listener) = state.listener.take() {
                 drop(listener);
+                // Before anybody else can enable it.
                 dir.site.0.drain();
             }
             return Ok(());
@@ -167,6 +166,7 @@ impl AttributeOperations<1> for ListenerDir {
         let listener = Listener::new(&addr, dir.site.0.clone())
             .map_err(|err| refuse(format_args!("cannot listen on {}", addr.get()), err))?;
         state.listener = Some(listener);
+        // A connection accepted before this is told after its first response that it was the last.
         dir.site.0.drain.end();
         Ok(())
     }

@@ -9,7 +9,8 @@ use super::{
     number,
     refuse,
     server::ServerDir,
-    show, //
+    show,
+    switch, //
 };
 use crate::{
     net::sysctl,
@@ -77,6 +78,7 @@ impl RouteDir {
                 balance: 1,
                 host: 2,
                 path: 3,
+                enable: 4,
                 body_timeout_ms: 100,
                 body_rate_min: 101,
                 body_max_kib: 102,
@@ -144,6 +146,7 @@ impl AttributeOperations<0> for RouteDir {
             writeln!(text, "servers {}", servers)?;
             writeln!(text, "servers_up {}", up)?;
             writeln!(text, "requests {}", dir.made.route.requests.get())?;
+            writeln!(text, "tunnels_open {}", dir.made.route.tunnels_open())?;
             writeln!(text, "placed {}", u8::from(dir.made.is_placed()))?;
             dir.made.route.gate.show(text)
         })
@@ -223,6 +226,30 @@ fn show_text(value: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
         "" => Ok(()),
         value => writeln!(text, "{value}"),
     })
+}
+
+#[vtable]
+impl AttributeOperations<4> for RouteDir {
+    type Data = RouteDir;
+
+    fn show(dir: &RouteDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let enabled = !dir.made.route.drain.is_on();
+        show(page, |text| writeln!(text, "{}", u8::from(enabled)))
+    }
+
+    fn store(dir: &RouteDir, page: &[u8]) -> Result {
+        let enabled = switch(page).map_err(|err| {
+            let why = format_args!("neither 0 nor 1");
+            refuse(&dir.name, "enable", page, why, err)
+        })?;
+        let route = &dir.made.route;
+        match enabled {
+            true => route.drain.end(),
+            false if !route.drain.is_on() => route.drain(),
+            false => {}
+        }
+        Ok(())
+    }
 }
 
 /// Makes a file of a setting: it shows what counts, and takes a number, or `default` for the sysctl's.

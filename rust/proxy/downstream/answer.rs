@@ -86,6 +86,8 @@ impl Downstream {
         head_method: bool,
         seconds: u32,
     ) {
+        // Who missed the beginning of a drain, since it was not idle, is told now.
+        let go_on = go_on && !self.site.drain.is_on();
         let log = self.record(io);
         self.end_exchange(status);
         let reading = self.reading.take();

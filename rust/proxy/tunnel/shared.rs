@@ -235,6 +235,12 @@ impl Shared {
         self.kept.lock().log = record;
     }
 
+    /// Takes what the client's connection counts for.
+    pub(super) fn take_seat(&self) -> Option<Seat> {
+        let [connection, _] = &mut self.kept.lock().seats;
+        connection.take()
+    }
+
     /// Sets what it counts for by limits on clients.
     pub(super) fn set_seats(&self, seats: [Option<Seat>; 2]) {
         let old = core::mem::replace(&mut self.kept.lock().seats, seats);
@@ -343,7 +349,9 @@ impl Shared {
         let burst = u64::from(self.setting(Setting::WsRateBurst)).saturating_mul(MILLISECOND);
         let [bytes, frames] = &self.paid;
         let paid = bytes.load(Relaxed).max(frames.load(Relaxed));
-        let ahead = paid.saturating_sub(now.ns()).checked_sub(burst)?;
+        let ahead = paid.saturating_sub(now.ns()).checked_sub(burst);
+        // Who has used up what may come at once, and no more, is not ahead.
+        let ahead = ahead.filter(|&ahead| ahead > 0)?;
         let ms = ahead.wrapping_div(MILLISECOND).saturating_add(1);
         Some(now.after_ms(u32::try_from(ms).unwrap_or(u32::MAX)))
     }
