@@ -375,6 +375,7 @@ def run_file(name, arrivals):
                 for pieces in arrivals(vector.bytes("raw"), number):
                     count, segments = count + 1, segments + len(pieces)
                     try:
+                        stage.settled()
                         RUN[vector.kind](stage, vector, pieces)
                         seen = len(stage.got)
                         stage.drain()

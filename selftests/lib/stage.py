@@ -135,6 +135,15 @@ class Stage:
             ktap.check(time.monotonic() < limit, lambda: f"still not: {what() if callable(what) else what}")
             self.poll(0.05)
 
+    def settled(self):
+        """Waits until the pool is whole: a connection that came later would be used before one that was used."""
+
+        def whole():
+            stats = self.web.server_stats()
+            return stats["connecting"] == 0 and stats["connected"] >= self.web.connections
+
+        self.until(whole, "the pool is whole")
+
     def drain(self):
         """Takes everything that is there now."""
         for end in list(self.ends.values()):
