@@ -115,6 +115,14 @@ def waiters_max():
                 else:
                     equal(client.read_response()[0].status, 503, "status of a request too many")
             equal(web.server_stats()["waiting"], 2, "requests that wait")
+            # Who goes away leaves its place to others.
+            for client in clients[:2]:
+                client.reset()
+            until(lambda: web.server_stats()["waiting"] == 0, 5, "nobody waits")
+            clients[:2] = [stack.enter_context(web.connect()) for _ in range(2)]
+            for client in clients[:2]:
+                client.send(wire.request())
+            until(lambda: web.server_stats()["waiting"] == 2, 5, "two others wait")
             for client in clients[:2]:
                 check(client.read_response()[0].status in (502, 504), "status when the time is over")
 

@@ -656,10 +656,15 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
         }
     },
     // The session goes, and with it the exchange, which tells the server's side.
-    closed: |session, _, errno| {
+    closed: |session, io, errno| {
         if let Session::Downstream(downstream, _) = session {
             let (by, why) = log::closed(By::Client, errno);
             downstream.log_end(by, why);
+            let exchange = downstream.exchange.as_mut();
+            if let Some(pool) = exchange.and_then(|exchange| exchange.waits_at.take()) {
+                // Else it would keep a place that others could have.
+                pool::cancel(&pool, io.conn());
+            }
         }
     },
 };

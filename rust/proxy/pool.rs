@@ -234,6 +234,14 @@ impl Shared {
         }
     }
 
+    /// Gives back the places of those that wait no more, when they are the larger half.
+    fn drop_cancelled(&mut self) {
+        if self.waiting.saturating_mul(2) < self.waiters.len() {
+            self.waiters.retain(|waiter| waiter.is_some());
+            self.first_waiter = 0;
+        }
+    }
+
     fn take_waiters(&mut self) -> KVec<Option<ARef<Conn>>> {
         self.first_waiter = 0;
         self.waiting = 0;
@@ -458,7 +466,7 @@ pub(crate) fn checkout(pool: &ARef<Pool>, conn: &Conn) -> Answer {
         drop(shared);
         return Answer::Ready(Checkout::new(idle, pool.clone()));
     }
-    // Those that wait no more take a place until their turn has come.
+    // Those that wait no more may take a place for a while.
     let places = shared.waiters.len();
     if shared.stopped || places >= sysctl::waiters_max() as usize {
         return Answer::Refused(503);
@@ -494,6 +502,7 @@ pub(crate) fn cancel(pool: &ARef<Pool>, conn: &Conn) {
     let waiter = place.and_then(Option::take);
     if waiter.is_some() {
         shared.waiting = shared.waiting.saturating_sub(1);
+        shared.drop_cancelled();
     }
     drop(shared);
     drop(waiter);
