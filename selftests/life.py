@@ -285,6 +285,19 @@ def rate_delays():
             check(time.monotonic() - begun < ktap.seconds(1), "the server was held back")
 
 
+@case("the FIN of a client that is ahead of its rate is passed on behind all that it sent")
+def rate_and_fin():
+    data = ws.frame(masked=True) * 100
+    with Stage(ws_rate_burst_ms=1, ws_frames_rate=10) as stage:
+        pair = stage.pair()
+        pair.server.finish_sending()
+        check(pair.client.ended(), "the server's FIN was not passed on")
+        pair.client.send(data)
+        pair.client.finish_sending()
+        equal(pair.server.read(len(data)), data, "what the client sent")
+        check(pair.server.ended(), "the client's FIN was not passed on")
+
+
 @case("a client above its rate is closed with 1008, or reset, if that is wanted")
 def rate_closes():
     with Stage(ws_rate_burst_ms=1, ws_frames_rate=10) as stage:

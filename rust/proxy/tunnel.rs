@@ -174,8 +174,7 @@ impl Tunnel {
                     rest => rest,
                 }
             } else if rated {
-                // The end has to be passed on, however much came before it.
-                if !io.eof() && self.is_ahead(io) {
+                if self.is_ahead(io) {
                     return;
                 }
                 RATED_PASS
@@ -303,7 +302,7 @@ impl Tunnel {
                 stats::inc(Counter::RateCloses);
                 self.abort(io, End::Rate);
             }
-            // There is nothing that would have to wait.
+            // There is nothing that would have to wait, and perhaps an end to be passed on.
             _ if io.unread() == 0 => return false,
             _ => {
                 stats::inc(Counter::RateDelays);
