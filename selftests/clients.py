@@ -131,6 +131,10 @@ def connections():
                 with client_from(web) as third:
                     equal(ask(third), (429, "1"), "status and Retry-After of the third")
                     check(third.ended(), "the third was left open")
+            with squall.sysctl(client_connections_action=1), client_from(web) as third:
+                third.send(wire.request(method="HEAD"))
+                equal(third.read_head().status, 429, "status of a HEAD that is turned away")
+                check(third.ended(), "content in the answer to HEAD")
             with squall.sysctl(client_connections_action=1, first_byte_timeout_ms=500 * ktap.PACE), client_from(web) as third:
                 # Its time is that to the first byte, for the whole request.
                 third.send(b"GET / HT")

@@ -298,6 +298,18 @@ def rate_and_fin():
         check(pair.server.ended(), "the client's FIN was not passed on")
 
 
+@case("a rate that is taken back holds nobody back, whatever is owed by it")
+def rate_taken_back():
+    data = ws.frame(masked=True) * 100
+    with Stage(ws_rate_burst_ms=1, ws_frames_rate=1, ws_bytes_rate=10_000_000) as stage:
+        pair = stage.pair()
+        pair.client.send(data)
+        equal(pair.server.read(len(data)), data, "what came before the rate was looked at")
+        with squall.sysctl(ws_frames_rate=0):
+            pair.client.send(data)
+            equal(pair.server.read(len(data)), data, "what is sent without a rate of frames")
+
+
 @case("a client above its rate is closed with 1008, or reset, if that is wanted")
 def rate_closes():
     with Stage(ws_rate_burst_ms=1, ws_frames_rate=10) as stage:

@@ -77,7 +77,10 @@ use crate::{
             HeadParser,
             Progress, //
         },
-        message::BodyFraming,
+        message::{
+            BodyFraming,
+            Method, //
+        },
         response::Asked, //
     }, //
 };
@@ -222,7 +225,7 @@ impl Downstream {
         };
         if self.state == State::Refused {
             let seconds = admission::connect_again(&self.site, io.peer());
-            return self.answer_as(io, 429, false, false, seconds);
+            return self.answer_as(io, 429, false, request.method == Method::Head, seconds);
         }
         let route = match find_route(&self.site, reading, &request, io) {
             Ok(route) => route,

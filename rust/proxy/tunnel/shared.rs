@@ -58,6 +58,9 @@ const SECOND: u64 = 1_000_000_000;
 /// Nanoseconds of a millisecond.
 const MILLISECOND: u64 = 1_000_000;
 
+/// The rates of bytes and of frames, in the order of `Shared::paid`.
+const RATES: [Setting; 2] = [Setting::WsBytesRate, Setting::WsFramesRate];
+
 /// What a tunnel shares.
 #[pin_data]
 pub(crate) struct Shared {
@@ -341,14 +344,16 @@ impl Shared {
 
     /// Says whether a rate limits what comes from the client.
     pub(crate) fn is_rated(&self) -> bool {
-        self.setting(Setting::WsBytesRate) | self.setting(Setting::WsFramesRate) != 0
+        RATES.into_iter().any(|rate| self.setting(rate) != 0)
     }
 
     /// Returns when the client may be read from again, if it is ahead of its rates. Client's end.
     pub(crate) fn ahead_until(&self, now: Moment) -> Option<Moment> {
         let burst = u64::from(self.setting(Setting::WsRateBurst)).saturating_mul(MILLISECOND);
-        let [bytes, frames] = &self.paid;
-        let paid = bytes.load(Relaxed).max(frames.load(Relaxed));
+        // A rate that was taken back since holds nobody back.
+        let rated = self.paid.iter().zip(RATES);
+        let rated = rated.filter(|(_, rate)| self.setting(*rate) != 0);
+        let paid = rated.map(|(paid, _)| paid.load(Relaxed)).max()?;
         let ahead = paid.saturating_sub(now.ns()).checked_sub(burst);
         // Who has used up what may come at once, and no more, is not ahead.
         let ahead = ahead.filter(|&ahead| ahead > 0)?;
@@ -358,9 +363,8 @@ impl Shared {
 
     /// Charges the client for what it sent. Client's end.
     pub(crate) fn charge(&self, now: Moment, bytes: u64, frames: u32) {
-        let rates = [Setting::WsBytesRate, Setting::WsFramesRate];
         let units = [bytes, u64::from(frames)];
-        for ((paid, rate), units) in self.paid.iter().zip(rates).zip(units) {
+        for ((paid, rate), units) in self.paid.iter().zip(RATES).zip(units) {
             let cost = units
                 .saturating_mul(SECOND)
                 .checked_div(u64::from(self.setting(rate)))
