@@ -53,13 +53,19 @@ static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
 /* Length of an IMF-fixdate, "Sun, 06 Nov 1994 08:49:37 GMT". */
 #define SQUALL_DATE_LEN 29
 
+/* Kinds of memory of which each CPU keeps a block. */
+#define SQUALL_SPARES 3
+
 /**
  * struct squall_cpu - what Squall keeps per CPU
  * @run: connections with something to do, newest first
  * @rest: connections left over by the last pass, oldest first; work only
  * @work: BH work item that serves the two lists
- * @frags: page that small pieces are copied into, one right behind the other
- * @spare: see squall_spare_take()
+ * @frags: pages that small pieces are copied into, one right behind the other:
+ *         when one is full the other has its turn, whose pieces are likely gone
+ *         by then, so that it needs no new page
+ * @turn: the one that is being filled
+ * @spares: see squall_spare_take()
  * @date: the time @date_at as the field Date has it, "" at first
  * @date_at: seconds since the epoch
  * @counters: event counts, summed over CPUs by squall_count_sum()
@@ -68,8 +74,9 @@ struct squall_cpu {
 	struct llist_head run;
 	struct llist_node *rest;
 	struct work_struct work;
-	struct page_frag_cache frags;
-	void *spare;
+	struct page_frag_cache frags[2];
+	u32 turn;
+	void *spares[SQUALL_SPARES];
 	char date[SQUALL_DATE_LEN + 1];
 	time64_t date_at;
 	u64 counters[SQUALL_COUNTERS];
@@ -198,9 +205,9 @@ void squall_conn_free(void *conn);
 bool squall_in_softirq(void);
 u32 squall_hash(const u32 *words, u32 count, u32 seed);
 u64 squall_keyed_hash(u64 a, u64 b, u64 c);
-void *squall_spare_take(void);
-void *squall_spare_keep(void *spare);
-void squall_spare_each(void (*fn)(void *spare));
+void *squall_spare_take(u32 slot);
+void *squall_spare_keep(u32 slot, void *spare);
+void squall_spare_each(u32 slot, void (*fn)(void *spare));
 unsigned long squall_jiffies(void);
 void squall_date(u8 *date);
 void squall_timer_setup(struct timer_list *timer,

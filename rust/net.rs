@@ -26,7 +26,7 @@ mod pace;
 mod queue;
 mod rx;
 mod serve;
-mod spare;
+pub(crate) mod spare;
 pub(crate) mod stats;
 pub(crate) mod sysctl;
 mod task;
@@ -170,6 +170,7 @@ impl<S: Session> Runtime<S> {
                 clients::stop();
             })?;
         }
+        spare::start(S::spares());
         Ok(Runtime(PhantomData))
     }
 }
@@ -199,6 +200,8 @@ impl<S: Session> Drop for Runtime<S> {
             bindings::squall_conns_destroy();
             clients::stop();
         }
-        Conn::<S>::drop_spares();
+        for spares in S::spares() {
+            spares.stop();
+        }
     }
 }

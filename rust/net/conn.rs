@@ -34,6 +34,10 @@ use super::{
         BhLock, //
     },
     queue::OutQueue,
+    spare::{
+        Keep,
+        KINDS, //
+    },
     stats::{
         self,
         Counter, //
@@ -102,10 +106,11 @@ pub(crate) const SESSION: Events = 1 << 8;
 pub(crate) trait Session: Default + Send + Sized + 'static {
     /// What one connection may put into another's inbox, besides bytes and events.
     type Mail: Send + Unpin;
-    /// What connections need for a moment, and is kept for the next one, one on each CPU.
-    type Spare: Send + 'static;
     /// What accepts connections.
     type Owner: Clone + Send + Sync + 'static;
+
+    /// Returns what keeps memory for connections, as long as there are any.
+    fn spares() -> [&'static dyn Keep; KINDS];
 
     /// Takes what has to stay until the connection is gone, when the session is over and it lingers.
     fn rest(&mut self) -> Self;

@@ -47,8 +47,12 @@ void squall_run_stop(void)
 
 	destroy_workqueue(squall_wq);
 	squall_wq = NULL;
-	for_each_possible_cpu(cpu)
-		page_frag_cache_drain(per_cpu_ptr(&squall_cpu.frags, cpu));
+	for_each_possible_cpu(cpu) {
+		struct squall_cpu *c = per_cpu_ptr(&squall_cpu, cpu);
+
+		page_frag_cache_drain(&c->frags[0]);
+		page_frag_cache_drain(&c->frags[1]);
+	}
 }
 
 /* Any context.  The caller's reference to the connection goes with the node. */
@@ -189,28 +193,28 @@ u64 squall_keyed_hash(u64 a, u64 b, u64 c)
 	return siphash_3u64(a, b, c, &squall_key);
 }
 
-/* Any context: what was kept on this CPU, which is the caller's then. */
-void *squall_spare_take(void)
+/* Any context: what was kept there on this CPU, which is the caller's then. */
+void *squall_spare_take(u32 slot)
 {
-	return this_cpu_xchg(squall_cpu.spare, NULL);
+	return this_cpu_xchg(squall_cpu.spares[slot], NULL);
 }
 
 /*
- * Any context: keeps @spare on this CPU; returns what was kept there before,
+ * Any context: keeps @spare there on this CPU; returns what was kept before,
  * which is the caller's then.
  */
-void *squall_spare_keep(void *spare)
+void *squall_spare_keep(u32 slot, void *spare)
 {
-	return this_cpu_xchg(squall_cpu.spare, spare);
+	return this_cpu_xchg(squall_cpu.spares[slot], spare);
 }
 
-/* When nothing keeps anything any more: takes all. */
-void squall_spare_each(void (*fn)(void *spare))
+/* When nothing keeps anything there any more: takes all. */
+void squall_spare_each(u32 slot, void (*fn)(void *spare))
 {
 	int cpu;
 
 	for_each_possible_cpu(cpu) {
-		void **spare = per_cpu_ptr(&squall_cpu.spare, cpu);
+		void **spare = &per_cpu_ptr(&squall_cpu, cpu)->spares[slot];
 
 		if (*spare)
 			fn(*spare);
@@ -386,9 +390,16 @@ void squall_put_page(struct page *page)
  */
 void *squall_frag_alloc(u32 size, struct page **page, u32 *offset)
 {
-	void *data = page_frag_alloc(this_cpu_ptr(&squall_cpu.frags), size,
-				     SQUALL_GFP_ATOMIC);
+	struct squall_cpu *c = this_cpu_ptr(&squall_cpu);
+	struct page_frag_cache *frags = &c->frags[c->turn];
+	size_t order = frags->encoded_page & PAGE_FRAG_CACHE_ORDER_MASK;
+	void *data;
 
+	if (frags->encoded_page && frags->offset + size > PAGE_SIZE << order) {
+		c->turn ^= 1;
+		frags = &c->frags[c->turn];
+	}
+	data = page_frag_alloc(frags, size, SQUALL_GFP_ATOMIC);
 	if (!data)
 		return NULL;
 	*page = virt_to_head_page(data);

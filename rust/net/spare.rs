@@ -1,54 +1,121 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that connections need for a moment: each CPU keeps one block for who needs it next.
+//! Memory that connections need for a moment: each CPU keeps one block of each kind for who needs it next.
 //!
-//! An allocation is zeroed by the allocator and then written by who asked for it. What was in use before can
-//! be made ready by less, as its type knows. Any context: the exchange is atomic on its CPU.
+//! An allocation is zeroed by the allocator and then written by who asked for it; what was in use before need
+//! not be zeroed again, and may even be made ready by less, as its type knows. Any context: the exchange is
+//! atomic on its CPU.
 
-use super::{
-    bindings,
-    conn::{
-        Conn,
-        Session, //
+use super::bindings;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    ffi::c_void,
+    prelude::*,
+    sync::atomic::{
+        ordering::Relaxed,
+        Atomic, //
     }, //
 };
-use core::ptr::NonNull;
-use kernel::prelude::*;
 
-impl<S: Session> Conn<S> {
+/// Kinds of blocks.
+pub(crate) const KINDS: usize = bindings::SQUALL_SPARES as usize;
+
+/// No place yet, or none any more.
+const NOWHERE: u32 = u32::MAX;
+
+/// Blocks of one kind.
+///
+/// # Invariants
+///
+/// `slot` is [`NOWHERE`] or below `SQUALL_SPARES`. No other `Spares` has it, and what is kept there comes from
+/// [`KBox::into_raw`] of a `KBox<T>`.
+pub(crate) struct Spares<T> {
+    slot: Atomic<u32>,
+    of: PhantomData<fn(T) -> T>,
+}
+
+/// What the [`Runtime`](super::Runtime) does with spares of any kind.
+pub(crate) trait Keep: Sync {
+    /// Begins to keep blocks, in a slot of its own.
+    fn start(&self, slot: Slot);
+
+    /// Frees what is kept on any CPU. Process context, when nothing else runs any more.
+    fn stop(&self);
+}
+
+/// A slot that nobody else has.
+pub(crate) struct Slot(u32);
+
+/// Has each of these keep blocks. Process context, once.
+pub(super) fn start(all: [&dyn Keep; KINDS]) {
+    for (slot, spares) in (0..).zip(all) {
+        spares.start(Slot(slot));
+    }
+}
+
+impl<T: Send + 'static> Spares<T> {
+    /// Makes spares that keep nothing yet.
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: There is no slot.
+        Spares {
+            slot: Atomic::new(NOWHERE),
+            of: PhantomData,
+        }
+    }
+
     /// Takes what was kept on this CPU.
     #[inline]
-    pub(crate) fn take_spare() -> Option<KBox<S::Spare>> {
-        // SAFETY: No preconditions.
-        let spare = NonNull::new(unsafe { bindings::squall_spare_take() })?;
-        // SAFETY: What is kept comes from `keep_spare`, whose box it was; there is one kind of session, as
-        // there is one runtime.
+    pub(crate) fn take(&self) -> Option<KBox<T>> {
+        let slot = self.slot.load(Relaxed);
+        if slot == NOWHERE {
+            return None;
+        }
+        // SAFETY: By the invariant there is such a slot.
+        let spare = NonNull::new(unsafe { bindings::squall_spare_take(slot) })?;
+        // SAFETY: By the invariant it was a box of this type, which is ours now.
         Some(unsafe { KBox::from_raw(spare.as_ptr().cast()) })
     }
 
     /// Keeps `spare` for who needs one next; what was kept before is freed.
     #[inline]
-    pub(crate) fn keep_spare(spare: KBox<S::Spare>) {
-        // SAFETY: It is not used any more.
-        let before = unsafe { bindings::squall_spare_keep(KBox::into_raw(spare).cast()) };
+    pub(crate) fn keep(&self, spare: KBox<T>) {
+        let slot = self.slot.load(Relaxed);
+        if slot == NOWHERE {
+            return;
+        }
+        // SAFETY: By the invariant there is such a slot. INVARIANT: A box of this type is kept.
+        let before = unsafe { bindings::squall_spare_keep(slot, KBox::into_raw(spare).cast()) };
         if let Some(before) = NonNull::new(before) {
-            // SAFETY: As in `take_spare`.
-            drop(unsafe { KBox::<S::Spare>::from_raw(before.as_ptr().cast()) });
+            // SAFETY: As in `take`.
+            drop(unsafe { KBox::<T>::from_raw(before.as_ptr().cast()) });
         }
     }
+}
 
-    /// Frees what is kept on any CPU. Process context, when nothing else runs any more.
-    pub(super) fn drop_spares() {
+impl<T: Send + 'static> Keep for Spares<T> {
+    fn start(&self, slot: Slot) {
+        // INVARIANT: A slot is below `SQUALL_SPARES`, and nobody else has it.
+        self.slot.store(slot.0, Relaxed);
+    }
+
+    fn stop(&self) {
         /// Frees one.
         ///
         /// # Safety
         ///
-        /// `spare` comes from `keep_spare`, and is in no use.
-        unsafe extern "C" fn free<S: Session>(spare: *mut kernel::ffi::c_void) {
-            // SAFETY: As in `take_spare`.
-            drop(unsafe { KBox::<S::Spare>::from_raw(spare.cast()) });
+        /// `spare` comes from `keep`, and is in no use.
+        unsafe extern "C" fn free<T>(spare: *mut c_void) {
+            // SAFETY: As in `take`.
+            drop(unsafe { KBox::<T>::from_raw(spare.cast()) });
         }
-        // SAFETY: What is kept is freed by its own type.
-        unsafe { bindings::squall_spare_each(Some(free::<S>)) };
+        // INVARIANT: From here on there is no slot.
+        let slot = self.slot.xchg(NOWHERE, Relaxed);
+        if slot != NOWHERE {
+            // SAFETY: By the invariant there is such a slot, and what is kept there is freed by its own type.
+            unsafe { bindings::squall_spare_each(slot, Some(free::<T>)) };
+        }
     }
 }

@@ -94,7 +94,7 @@ pub(super) const TRIES_MAX: u8 = 3;
 
 mod admit;
 mod answer;
-mod exchange;
+pub(super) mod exchange;
 
 use self::exchange::{
     encode,
@@ -469,7 +469,7 @@ impl Downstream {
             io.release();
             return;
         }
-        drop(exchange);
+        Exchange::end(exchange);
         self.next(io);
     }
 

@@ -10,15 +10,15 @@
 
 use super::{
     body::Failure,
-    session::{
-        Conn,
-        Io, //
-    }, //
+    session::Io, //
 };
 use crate::{
-    net::stats::{
-        self,
-        Counter, //
+    net::{
+        spare::Spares,
+        stats::{
+            self,
+            Counter, //
+        }, //
     },
     proto::{
         h1::{
@@ -40,6 +40,9 @@ use kernel::prelude::*;
 
 /// Bytes that a head usually grows by when it is written for the other side.
 const ADDED: usize = 160;
+
+/// Memory for the next reading; the value in it is one that has ended.
+pub(super) static SPARES: Spares<Reading> = Spares::new();
 
 /// A head or trailer section that is being read. Boxed, and only there meanwhile.
 pub(crate) struct Reading {
@@ -90,7 +93,7 @@ impl Reading {
     /// Starts reading with a parser at its beginning.
     #[inline(never)]
     pub(crate) fn new(parser: HeadParser) -> Result<KBox<Reading>, Failure> {
-        if let Some(mut spare) = Conn::take_spare() {
+        if let Some(mut spare) = SPARES.take() {
             spare.parser = parser;
             spare.head.clear();
             return Ok(spare);
@@ -111,7 +114,7 @@ impl Reading {
     /// Ends the reading. Its memory is kept for the next one on this CPU.
     pub(crate) fn end(mut reading: KBox<Self>) {
         reading.copy = None;
-        Conn::keep_spare(reading);
+        SPARES.keep(reading);
     }
 
     /// Says whether a byte of the head has been seen.
@@ -153,17 +156,20 @@ impl Reading {
         &'a mut self,
         io: &'a Io<'a>,
     ) -> Result<(&'a Head, HeadBytes<'a>), Failure> {
-        if self.copy.is_none() && !self.is_readable(io) {
+        if self.copy.is_none() {
+            let bytes = HeadBytes::new(io, &[]);
+            if self.is_readable(&bytes) {
+                return Ok((&self.head, bytes));
+            }
             self.copy_up_to(io, self.len())?;
         }
         Ok((&self.head, HeadBytes::new(io, copied(&self.copy))))
     }
 
     /// Says whether all bytes of the complete head can be read where they lie.
-    fn is_readable(&self, io: &Io<'_>) -> bool {
-        let bytes = HeadBytes::new(io, &[]);
+    fn is_readable(&self, bytes: &HeadBytes<'_>) -> bool {
         let all = Span::between(0, self.head.len);
-        let readable: usize = all.pieces(&bytes).map(<[u8]>::len).sum();
+        let readable: usize = all.pieces(bytes).map(<[u8]>::len).sum();
         readable == usize::from(all.len)
     }
 

@@ -9,14 +9,16 @@ use super::{
     },
     downstream::{
         self,
+        exchange,
         Downstream, //
     },
     health::Check,
     pool::Checkout,
-    reading::Reading,
+    reading,
     site::Site,
     tunnel::Tunnel,
     upstream::{
+        self,
         Job,
         Upstream, //
     }, //
@@ -25,6 +27,10 @@ use crate::{
     net::{
         self,
         clients::Seat,
+        spare::{
+            Keep,
+            KINDS, //
+        },
         stats::{
             self,
             Counter, //
@@ -84,8 +90,11 @@ impl Default for Session {
 
 impl net::Session for Session {
     type Mail = Mail;
-    type Spare = Reading;
     type Owner = Arc<Site>;
+
+    fn spares() -> [&'static dyn Keep; KINDS] {
+        [&reading::SPARES, &exchange::SPARES, &upstream::SPARES]
+    }
 
     fn rest(&mut self) -> Self {
         Session::Released(match self {

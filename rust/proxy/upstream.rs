@@ -58,6 +58,7 @@ use crate::{
     net::{
         date,
         sha1_base64,
+        spare::Spares,
         stats::{
             self,
             Counter, //
@@ -88,6 +89,7 @@ use crate::{
         ws::AwaitingAccept, //
     }, //
 };
+use core::mem::MaybeUninit;
 use kernel::{
     prelude::*,
     sync::{
@@ -108,6 +110,9 @@ pub(crate) struct Upstream {
     used: bool,
     since: Moment,
 }
+
+/// Memory for the next job.
+pub(super) static SPARES: Spares<MaybeUninit<Job>> = Spares::new();
 
 /// What to do with a response: who asked, and what for.
 ///
@@ -145,7 +150,12 @@ impl Job {
         whole: bool,
         log: Option<Arc<Record>>,
     ) -> Result<KBox<Job>> {
-        Ok(KBox::new(
+        let place = match SPARES.take() {
+            Some(spare) => spare,
+            None => KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?,
+        };
+        Ok(KBox::write(
+            place,
             Job {
                 client,
                 route,
@@ -162,8 +172,7 @@ impl Job {
                 log,
                 verdict: FAILED_502,
             },
-            GFP_ATOMIC | __GFP_NOWARN,
-        )?)
+        ))
     }
 
     /// Returns the milliseconds that the server has for what comes next.
@@ -315,6 +324,7 @@ impl Upstream {
             io.release();
             job.client.push(ENDED_LAST | close);
         }
+        SPARES.keep(KBox::drop_contents(job));
     }
 
     /// The server closed the connection instead of answering.
