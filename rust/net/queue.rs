@@ -14,7 +14,11 @@ use super::{
     }, //
 };
 use core::{
-    mem,
+    mem::{
+        self,
+        ManuallyDrop,
+        MaybeUninit, //
+    },
     ptr::NonNull, //
 };
 use kernel::prelude::*;
@@ -117,8 +121,9 @@ impl Drop for Fragment {
 pub(crate) struct OutQueue {
     /// The first chunk of a queue that was empty: a queue of one chunk needs no memory of its own.
     first: Option<Chunk>,
-    /// What is behind it: `None` before `head`, `Some` from it on.
-    chunks: KVec<Option<Chunk>>,
+    /// What is behind it: `None` before `head`, `Some` from it on. Mostly there was none, and then the allocator
+    /// need not be called to free nothing.
+    chunks: ManuallyDrop<KVec<Option<Chunk>>>,
     bytes: usize,
     spare: Option<NonNull<u8>>,
     /// At most as many as there are chunks.
@@ -138,15 +143,13 @@ unsafe impl Sync for OutQueue {}
 
 impl Drop for OutQueue {
     fn drop(&mut self) {
-        self.count_out(self.bytes);
+        self.clear();
     }
 }
 
 /// What [`OutQueue::fill`] found.
 pub(super) struct Filled {
-    /// Number of `bio_vec`s filled.
-    pub(super) count: usize,
-    /// Bytes that they describe.
+    /// Bytes that the pieces have.
     pub(super) bytes: usize,
     /// There is more in the queue.
     pub(super) more: bool,
@@ -157,7 +160,7 @@ impl OutQueue {
     pub(crate) const fn new() -> Self {
         Self {
             first: None,
-            chunks: KVec::new(),
+            chunks: ManuallyDrop::new(KVec::new()),
             bytes: 0,
             spare: None,
             head: 0,
@@ -454,27 +457,36 @@ impl OutQueue {
 
     /// Drops everything, descriptors included.
     pub(crate) fn clear(&mut self) {
-        let counted = self.counted;
-        *self = OutQueue::new();
-        self.counted = counted;
+        self.count_out(self.bytes);
+        self.first = None;
+        if self.chunks.capacity() > 0 {
+            drop(mem::take(&mut *self.chunks));
+        }
+        self.bytes = 0;
+        self.spare = None;
+        self.head = 0;
+        self.left = 0;
     }
 
-    /// Describes the first bytes of the queue in `vecs`. They stay alive until [`Self::advance`].
-    pub(super) fn fill(&self, vecs: &mut [bindings::bio_vec]) -> Filled {
-        let mut filled = Filled {
-            count: 0,
-            bytes: 0,
-            more: false,
-        };
-        for (chunk, vec) in self.live().zip(vecs) {
-            vec.bv_page = chunk.page.as_ptr();
-            vec.bv_offset = chunk.offset;
-            vec.bv_len = chunk.len;
-            filled.count += 1;
-            filled.bytes += chunk.len as usize;
+    /// Describes the first bytes of the queue in `room`; returns the pieces. They stay alive until [`Self::advance`].
+    pub(super) fn fill<'a>(
+        &self,
+        room: &'a mut [MaybeUninit<bindings::bio_vec>],
+    ) -> (&'a [bindings::bio_vec], Filled) {
+        let (mut count, mut bytes) = (0, 0);
+        for (chunk, place) in self.live().zip(room.iter_mut()) {
+            place.write(bindings::bio_vec {
+                bv_page: chunk.page.as_ptr(),
+                bv_offset: chunk.offset,
+                bv_len: chunk.len,
+            });
+            count += 1;
+            bytes += chunk.len as usize;
         }
-        filled.more = self.bytes > filled.bytes;
-        filled
+        // SAFETY: The first `count` were written.
+        let pieces = unsafe { core::slice::from_raw_parts(room.as_ptr().cast(), count) };
+        let more = self.bytes > bytes;
+        (pieces, Filled { bytes, more })
     }
 
     /// Drops the first `count` bytes, which are no more than there are.

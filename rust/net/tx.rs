@@ -24,7 +24,10 @@ use super::{
     },
     sysctl, //
 };
-use core::ptr::NonNull;
+use core::{
+    mem::MaybeUninit,
+    ptr::NonNull, //
+};
 use kernel::error::code::EAGAIN;
 
 /// Pieces handed to TCP in one call: as many as an skb has frags.
@@ -61,15 +64,15 @@ pub(super) fn flush<S: Session>(conn: &Conn<S>, fin_sent: bool) -> Result<Flushe
 /// Hands a queue to TCP that is not empty.
 #[inline(never)] // Mostly there is nothing to send, and then no need to make room for the pieces.
 fn send_queue<S: Session>(conn: &Conn<S>, flushed: &mut Flushed) -> Result<(), i32> {
-    let mut pieces = [bindings::bio_vec::default(); PIECES];
+    let mut room = [const { MaybeUninit::uninit() }; PIECES];
     loop {
-        let filled = conn.inbox.lock().queue.fill(&mut pieces);
+        let (pieces, filled) = conn.inbox.lock().queue.fill(&mut room);
         if filled.bytes == 0 {
             break;
         }
         // SAFETY: The lock is held, the socket attached and not owned. The pieces are pages that the
         // queue keeps until `advance()`: only we take from it, and we hold the socket's lock.
-        let sent = match unsafe { send(conn, &pieces, filled.count, filled.bytes, filled.more) } {
+        let sent = match unsafe { send(conn, pieces, filled.bytes, filled.more) } {
             Ok(sent) => sent,
             Err(Unsent::Space) => break,
             Err(Unsent::Memory) => {
@@ -109,17 +112,16 @@ enum Unsent {
     Dead(i32),
 }
 
-/// Hands the first `count` of `pieces`, `bytes` in all, to TCP; returns how many bytes it took. `more`:
-/// others follow at once.
+/// Hands `pieces`, `bytes` in all, to TCP; returns how many bytes it took. `more`: others follow at
+/// once.
 ///
 /// # Safety
 ///
-/// The socket's lock is held in softirq, the socket is attached and not owned. Each of the `count`
-/// pieces is a range of a page that may be sent and is alive.
+/// The socket's lock is held in softirq, the socket is attached and not owned. Each of the pieces is a
+/// range of a page that may be sent and is alive.
 unsafe fn send<S: Session>(
     conn: &Conn<S>,
     pieces: &[bindings::bio_vec],
-    count: usize,
     bytes: usize,
     more: bool,
 ) -> Result<usize, Unsent> {
@@ -139,7 +141,7 @@ unsafe fn send<S: Session>(
             &mut msg.msg_iter,
             bindings::SQUALL_ITER_SOURCE,
             pieces.as_ptr(),
-            count.min(pieces.len()),
+            pieces.len(),
             bytes,
         );
         bindings::tcp_sendmsg_locked(sk, &mut msg, bytes)
@@ -210,7 +212,7 @@ impl<'a, S: Session> Direct<'a, S> {
             bv_len: len,
         };
         // SAFETY: By the invariant, and the caller's promise.
-        let sent = unsafe { send(self.conn, &[piece], 1, len as usize, more) };
+        let sent = unsafe { send(self.conn, &[piece], len as usize, more) };
         // What did not go is queued, and the flush of that finds out why.
         let sent = sent.unwrap_or(0);
         self.sent = self.sent.saturating_add(sent);
