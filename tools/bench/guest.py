@@ -423,4 +423,5 @@ def main():
     sys.stderr.write(read("/run/server.log").replace("ready\n", ""))
 
 
-main()
+if __name__ == "__main__":
+    main()
