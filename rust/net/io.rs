@@ -66,8 +66,19 @@ impl<S: Session> Io<'_, S> {
 
     /// Moves up to `max` received bytes to another connection, past who looks; see [`Spliced`].
     pub(crate) fn splice<W: Watch>(&mut self, to: &Conn<S>, max: u64, watch: &mut W) -> Spliced {
-        let spliced = rx::splice(self.conn, to, max, watch);
-        if spliced.bytes > 0 {
+        self.splice_behind(0, to, max, watch)
+    }
+
+    /// As [`Self::splice`], behind `skip` received bytes, which are consumed in any case.
+    pub(crate) fn splice_behind<W: Watch>(
+        &mut self,
+        skip: u32,
+        to: &Conn<S>,
+        max: u64,
+        watch: &mut W,
+    ) -> Spliced {
+        let spliced = rx::splice(self.conn, skip, to, max, watch);
+        if spliced.bytes > 0 || skip > 0 {
             self.control.received_at = Moment::now();
         }
         if spliced.stop == Stop::NoMemory {

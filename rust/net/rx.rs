@@ -161,6 +161,8 @@ struct Splice<'a, S: Session, W: Watch> {
     /// The receiver's socket, as long as it takes everything at once.
     direct: Option<Direct<'a, S>>,
     queued: bool,
+    /// Bytes that are dropped first.
+    skip: u32,
     left: u64,
     /// Unread bytes that are not looked at yet.
     unread: u64,
@@ -173,6 +175,11 @@ struct Splice<'a, S: Session, W: Watch> {
 
 impl<S: Session, W: Watch> Reader for Splice<'_, S, W> {
     fn read(&mut self, skb: NonNull<bindings::sk_buff>, offset: u32, len: usize) -> usize {
+        if self.skip > 0 {
+            let drop = len.min(self.skip as usize);
+            self.skip -= drop as u32;
+            return drop;
+        }
         let want = self.left.min(len as u64) as u32;
         if want == 0 {
             return 0;
@@ -327,9 +334,11 @@ fn show<W: Watch>(watch: &mut W, piece: &bindings::squall_piece, count: u32) {
     }
 }
 
-/// Moves up to `max` bytes from the receive queue of `from` to the socket of `to`, or to its queue.
+/// Drops `skip` bytes of the receive queue of `from`, and moves up to `max` bytes behind them to the socket of
+/// `to`, or to its queue.
 pub(super) fn splice<S: Session, W: Watch>(
     from: &Conn<S>,
+    skip: u32,
     to: &Conn<S>,
     max: u64,
     watch: &mut W,
@@ -341,7 +350,8 @@ pub(super) fn splice<S: Session, W: Watch>(
         stop: Stop::Done,
         queued: false,
     };
-    if unread == 0 {
+    if unread <= skip {
+        self::skip(from.sk, skip);
         return spliced;
     }
     let mut pass = Splice {
@@ -350,8 +360,9 @@ pub(super) fn splice<S: Session, W: Watch>(
         to,
         direct: Direct::new(to),
         queued: false,
+        skip,
         left: max,
-        unread: u64::from(unread),
+        unread: u64::from(unread - skip),
         high: sysctl::queue_high() as usize,
         splice_min: sysctl::splice_min(),
         stop: Stop::Done,

@@ -72,6 +72,8 @@ pub(crate) struct Body {
     /// Content forwarded so far, in bytes.
     forwarded: u64,
     trailers: Option<KBox<Reading>>,
+    /// Bytes before it that are still to be consumed: its message's head.
+    head: u32,
 }
 
 impl Body {
@@ -90,7 +92,13 @@ impl Body {
             chunk_left: 0,
             forwarded: 0,
             trailers: None,
+            head: 0,
         }
+    }
+
+    /// Has the `len` bytes before the body consumed with the first of it.
+    pub(crate) fn behind(self, len: u32) -> Body {
+        Body { head: len, ..self }
     }
 
     /// Returns how many bytes of content were forwarded.
@@ -101,15 +109,15 @@ impl Body {
     /// Forwards what has arrived into the queue of `to`. The caller pushes.
     pub(crate) fn forward(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
         loop {
-            let mut line = [0; FRAMING_COPY];
-            let bytes = match io.peek(0) {
-                [] => {
-                    let copied = io.copy(0, &mut line);
-                    line.get(..copied).unwrap_or(&[])
-                }
-                bytes => bytes,
+            // Mostly what comes next is known without a look at it.
+            let step = match self.decoder.step(&[]).map_err(Failure::Protocol)? {
+                Step::Framing { .. } => self.look(io)?,
+                step => step,
             };
-            match self.decoder.step(bytes).map_err(Failure::Protocol)? {
+            if !matches!(step, Step::Data { .. }) && self.head > 0 {
+                io.consume(core::mem::take(&mut self.head));
+            }
+            match step {
                 Step::Framing { consumed: 0 } => return self.starved(io),
                 Step::Framing { consumed } => io.consume(count(consumed)),
                 Step::Chunk { consumed, size } => {
@@ -120,7 +128,8 @@ impl Body {
                     }
                 }
                 Step::Data { max } => {
-                    let spliced = io.splice(to, max, &mut ());
+                    let head = core::mem::take(&mut self.head);
+                    let spliced = io.splice_behind(head, to, max, &mut ());
                     self.decoder.advance(spliced.bytes);
                     self.forwarded = self.forwarded.saturating_add(spliced.bytes);
                     self.chunk_sent(spliced.bytes, to)?;
@@ -148,6 +157,20 @@ impl Body {
                 }
             }
         }
+    }
+
+    /// Looks at the framing that comes next.
+    fn look(&mut self, io: &mut Io<'_>) -> Result<Step, Failure> {
+        io.consume(core::mem::take(&mut self.head));
+        let mut line = [0; FRAMING_COPY];
+        let bytes = match io.peek(0) {
+            [] => {
+                let copied = io.copy(0, &mut line);
+                line.get(..copied).unwrap_or(&[])
+            }
+            bytes => bytes,
+        };
+        self.decoder.step(bytes).map_err(Failure::Protocol)
     }
 
     /// What there is to read is not enough to go on: is that the end?

@@ -365,6 +365,10 @@ impl Upstream {
 
     /// Takes the job from the mail.
     fn assigned(&mut self, io: &mut Io<'_>) {
+        if self.job.is_some() {
+            // There is no other before this one has ended.
+            return;
+        }
         if let Some(Mail::Job(job)) = io.take_mail() {
             io.set_deadline(job.timeout());
             self.job = Some(job);
@@ -457,12 +461,13 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         ResponseKind::Final => {
             job.may_reuse = response.keep_alive && response.framing != BodyFraming::UntilClose;
             job.close_after = !delivery.keep_alive;
-            job.body = Some(Body::new(
+            let body = Body::new(
                 response.framing,
                 delivery.framing,
                 response.trailers,
                 &limits::response_body(),
-            ));
+            );
+            job.body = Some(body.behind(u32::from(head.len)));
             Outcome::Body
         }
     };
@@ -478,7 +483,9 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         job.send(&mut queue)?;
         job.started = response.kind != ResponseKind::Interim;
     }
-    io.consume(reading.len());
+    if !matches!(outcome, Outcome::Body) {
+        io.consume(reading.len());
+    }
     Reading::end(reading);
     Ok(outcome)
 }
