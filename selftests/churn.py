@@ -94,21 +94,7 @@ def counts():
                 thread.join()
             check(not trouble, lambda: repr(trouble[0]))
 
-            def back():
-                stats = [web.server_stats(number) for number in range(2)]
-                zero = ("busy", "connecting", "waiting", "tunnels_open", "failures")
-                return all(
-                    all(server[name] == 0 for name in zero) and server["idle"] == server["connected"] == CONNECTIONS
-                    for server in stats
-                ) and web.stats()["connections"] == web.stats()["tunnels_open"] == 0
-
-            try:
-                until(back, 20, "pools and gauges are at their base")
-            except AssertionError:
-                for number in range(2):
-                    ktap.note(web.server_stats(number))
-                ktap.note(web.stats())
-                raise
+            until(lambda: not web.unrest(), 20, lambda: f"pools and gauges are at their base: {web.unrest()}")
             equal(squall.module_stats()["queued_bytes"], 0, "queued_bytes")
             ktap.note(f"{done}, of {EXCHANGES}; module: {squall.module_stats()}")
             check(done["tunnels"] > EXCHANGES // 50 and squall.module_stats()["retried"] > 0, f"not mixed: {done}")

@@ -95,7 +95,7 @@ def until(predicate, limit, what, pause=0.02):
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"still not after {seconds(limit)} s: {what}")
+            raise AssertionError(f"still not after {seconds(limit)} s: {what() if callable(what) else what}")
         time.sleep(pause)
 
 

@@ -172,6 +172,18 @@ class Listener:
         """One server's counters."""
         return read_stats(self.server_directory(index))
 
+    def unrest(self):
+        """What is not as it is when nobody uses the listener and its servers are up: counters by their names."""
+        zero = {"connections": 0, "tunnels_open": 0}
+        found = {name: value for name, value in self.stats().items() if zero.get(name, value) != value}
+        zero = {"busy": 0, "connecting": 0, "waiting": 0, "tunnels_open": 0, "failures": 0}
+        zero |= {"idle": self.connections, "connected": self.connections}
+        for index in range(len(self.servers)):
+            for name, value in self.server_stats(index).items():
+                if zero.get(name, value) != value:
+                    found[f"s{index} {name}"] = value
+        return found
+
     def connect(self, **options):
         """A raw client connection to the listener."""
         return wire.Wire.connect(self.address, **options)

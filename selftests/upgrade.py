@@ -1,0 +1,347 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Every fault at every point of an upgrade: both ends see what the protocol says, and every count is back at its base.
+
+All connections are held by one thread, each with a listener and a server of its own. A point is reached by all of them, then
+they fail together.
+"""
+
+import contextlib
+import fnmatch
+import os
+import select
+import socket
+import struct
+import time
+
+from lib import baseline, faults, ktap, netns, session, squall, wire, ws
+from lib.ktap import case, check, equal, until
+
+OFFER = ws.offer()
+SWITCH = ws.switching(wire.Head(OFFER[:-2]))
+EARLY, DATA = ws.frame(bytes(30_000), masked=True), ws.frame(b"from the server")
+ONCE = b"never sent twice"
+BYE = struct.pack(">H", 1000)
+CLOSE = ws.frame(BYE, opcode=8)
+# A frame that does not end, as far as anybody waits.
+LONG_MASKED = b"\x82\xff" + struct.pack(">Q", 1 << 30) + bytes(4)
+LONG_BARE = b"\x82\x7f" + struct.pack(">Q", 1 << 30)
+
+# No connection may need longer to come to its end, seconds.
+BOUND = 10
+
+
+def ms(value):
+    """A time that the debug kernel has more of."""
+    return value * ktap.PACE
+
+
+def story(end):
+    """What comes up to the end of a connection, in words: statuses, frames, and "fin", "reset" or "open"."""
+    data, how = [end.buffer], "fin"
+    end.buffer = b""
+    end.sock.settimeout(ktap.seconds(BOUND))
+    try:
+        while chunk := end.sock.recv(1 << 20):
+            data.append(chunk)
+    except ConnectionResetError:
+        how = "reset"
+    except socket.timeout:
+        how = "open"
+    return " ".join([*words(b"".join(data)), how])
+
+
+def words(data):
+    """Responses by their status, frames as "data", "part" or the status code of a Close."""
+    found = []
+    while data.startswith(b"HTTP/1.1 "):
+        raw, mark, data = data.partition(b"\r\n\r\n")
+        if not mark:
+            return [*found, "head"]
+        head = wire.Head(raw)
+        found.append(str(head.status))
+        data = data[int(head.get("Content-Length", 0)) :]
+    while data:
+        small = data[1] & 127 if len(data) > 1 else 0
+        start = 2 + {126: 2, 127: 8}.get(small, 0) + (4 if data[1:2] >= b"\x80" else 0)
+        size = int.from_bytes(data[2 : 2 + {126: 2, 127: 8}[small]], "big") if small > 125 else small
+        if len(data) < start + size:
+            return [*found, "part"]
+        close = data[0] & 15 == 8
+        found.append(str(int.from_bytes(data[start : start + 2], "big")) if close else "data")
+        data = data[start + size :]
+    return found
+
+
+class Pair:
+    """A listener with a server, a client, and a fault that awaits them at a point."""
+
+    def __init__(self, point, fault, gone=None):
+        self.point, self.fault = point, fault
+        self.near = gone if fault == "client vanishes" else None
+        far = gone if fault == "server vanishes" else None
+        self.client = self.server = self.blocker = None
+        self.ends = []
+        self.door = far.socket() if far else socket.socket()
+        self.door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        self.door.settimeout(ktap.seconds(BOUND))
+        address = (far.address if far else "127.0.0.1", wire.free_port())
+        self.door.bind(address)
+        self.door.listen(16)
+        host = self.near.gateway if self.near else "127.0.0.1"
+        self.web = squall.Listener(f"{address[0]}:{address[1]}", connections=1, host=host, wait=False)
+
+    def __enter__(self):
+        self.web.__enter__()
+        squall.write(f"{self.web.server_directory()}/connections_max", 1)
+        return self
+
+    def __exit__(self, *_):
+        self.web.__exit__()
+        for end in self.ends:
+            end.close()
+        self.door.close()
+
+    def __str__(self):
+        return f"{self.point}, {self.fault}"
+
+    def connect(self):
+        """A client."""
+        self.ends.append(self.web.connect(namespace=self.near, rcvbuf=16384))
+        return self.ends[-1]
+
+    def accept(self):
+        """The server's end of the next connection."""
+        self.ends.append(wire.Wire(self.door.accept()[0], BOUND))
+        return self.ends[-1]
+
+    def asked(self):
+        """The server's end that has got a request."""
+        limit = time.monotonic() + ktap.seconds(BOUND)
+        while time.monotonic() < limit:
+            ours = [end for end in self.ends if end.sock.fileno() >= 0 and end.sock.getsockname() == self.door.getsockname()]
+            ready = select.select([self.door, *[end.sock for end in ours]], [], [], 1)[0]
+            for end in ours:
+                with contextlib.suppress(ConnectionResetError):
+                    # What has ended stays readable.
+                    if end.sock in ready and end.sock.recv(1, socket.MSG_PEEK):
+                        end.read_head()
+                        return end
+            if self.door in ready:
+                self.accept()
+        raise AssertionError(f"{self}: the server was not asked")
+
+    def leave(self):
+        """Closes what is open; the server's idle connection was not accepted yet."""
+        for end in self.ends:
+            end.close()
+        self.ends.clear()
+
+    def upgrade(self):
+        """An upgrade that succeeds, with a message each way."""
+        client = self.connect_from_here()
+        client.send(OFFER)
+        server = self.asked()
+        server.send(SWITCH + DATA)
+        equal(client.read_head().status, 101, f"{self}: status of the next upgrade")
+        equal(client.read(len(DATA)), DATA, f"{self}: what comes to its client")
+        client.send(EARLY)
+        check(server.read(len(EARLY)) == EARLY, f"{self}: what comes to the server")
+        client.close()
+        equal(story(server), "fin", f"{self}: the end of the next upgrade")
+        server.close()
+
+    def connect_from_here(self):
+        """A client that does not vanish."""
+        self.ends.append(self.web.connect())
+        return self.ends[-1]
+
+
+def fill(end, start):
+    """Sends the beginning of a frame, and of its payload as much as finds room."""
+    end.send(start)
+    end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    end.sock.settimeout(ms(30) / 1000)
+    with contextlib.suppress(socket.timeout):
+        while True:
+            end.send(bytes(65536))
+
+
+def opened(pair):
+    pair.client = pair.connect()
+    until(lambda: pair.web.stats()["connections"] > 0, BOUND, "accepted")
+
+
+def half_head(pair):
+    opened(pair)
+    pair.client.send(OFFER[:60])
+
+
+def queued(pair):
+    pair.blocker = pair.connect_from_here()
+    pair.blocker.send(wire.request("/", "POST", body=ONCE))
+    pair.server = pair.asked()
+    pair.server.read(len(ONCE))
+    opened(pair)
+    pair.client.send(OFFER)
+    until(lambda: pair.web.server_stats()["waiting"] == 1, BOUND, "the offer waits")
+
+
+def silent(pair):
+    opened(pair)
+    pair.client.send(OFFER)
+    pair.server = pair.asked()
+
+
+def half_101(pair):
+    silent(pair)
+    pair.server.send(SWITCH[:40])
+
+
+def early(pair):
+    opened(pair)
+    pair.client.send(OFFER + EARLY)
+    pair.server = pair.asked()
+    # Whatever comes now comes together with this.
+    if pair.fault != "client vanishes":
+        pair.server.send(SWITCH + DATA)
+
+
+def idle(pair):
+    silent(pair)
+    pair.server.send(SWITCH)
+    equal(pair.client.read_head().status, 101, f"{pair}: status")
+
+
+def server_stopped(pair):
+    idle(pair)
+    fill(pair.client, LONG_MASKED)
+
+
+def client_stopped(pair):
+    idle(pair)
+    fill(pair.server, LONG_BARE)
+
+
+def closing(pair):
+    idle(pair)
+    pair.client.send(ws.frame(BYE, opcode=8, masked=True))
+    pair.server.read(8)
+
+
+POINTS = (opened, half_head, queued, silent, half_101, early, idle, server_stopped, client_stopped, closing)
+
+
+def finish(end, data=None):
+    """Sends what is left, and a FIN, unless the end was told before that nobody wants it."""
+    with contextlib.suppress(OSError):
+        if data:
+            end.send(data)
+        end.finish_sending()
+
+
+def server_goes_on(pair):
+    """What the server does next."""
+    server = pair.server
+    if pair.point == "queued":
+        server.send(wire.response())
+        equal(pair.blocker.read_response()[0].status, 200, f"{pair}: status of the request before")
+        # Nobody waits any more whose client was reset.
+        server = pair.server = pair.asked() if pair.fault != "client RST" else None
+    if server and pair.fault != "client RST":
+        finish(server, {"queued": SWITCH, "silent": SWITCH, "half_101": SWITCH[40:], "closing": CLOSE}.get(pair.point))
+
+
+def client_goes_on(pair):
+    """What the client does next; and the server, where it was not asked before."""
+    if pair.point in ("opened", "half_head"):
+        # A server that closes what it has just accepted counts as down for a moment.
+        pair.web.wait_ready()
+        pair.client.send(OFFER[60 if pair.point == "half_head" else 0 :])
+    if pair.point in ("opened", "half_head", "queued"):
+        pair.server = pair.asked()
+        finish(pair.server, SWITCH)
+    finish(pair.client)
+
+
+FAULTS = {
+    "client FIN": wire.Wire.finish_sending, "client RST": wire.Wire.reset, "client closes": wire.Wire.close,
+    "server FIN": wire.Wire.finish_sending, "server RST": wire.Wire.reset,
+}  # fmt: skip
+# What the other end sees, and behind a "/" the end that sent a FIN and reads on. Until its tunnel is open a client may have
+# sent a FIN and wait; one that has closed is known by its reset of what it is sent. A reset may overtake what was sent.
+SEEN = {
+    "opened": ("- / fin", "-", "-", "101 fin / fin", "101 fin"),
+    "half_head": ("- / fin", "-", "-", "101 fin / fin", "101 fin"),
+    "queued": ("fin / 101 fin", "-", "fin|reset", "101 fin / fin", "101 fin"),
+    "silent": ("fin / 101 fin", "reset", "fin|reset", "502 fin / reset", "502 fin"),
+    "half_101": ("fin / 101 fin", "reset", "fin|reset", "502 fin / reset", "502 fin"),
+    "early": ("data fin / 101 data fin", "*reset", "*reset", "101 data fin / data fin", "*reset"),
+    "idle": ("fin / fin", "reset", "fin", "fin / fin", "reset"),
+    "server_stopped": ("part fin / fin", "*reset", "part fin", "fin / part fin", "reset"),
+    "client_stopped": ("fin / part fin", "reset", "reset", "part fin / fin", "*reset"),
+    "closing": ("fin / 1000 fin", "reset", "fin|reset", "fin / fin", "reset"),
+}
+
+
+def compare(pair, saw, wanted):
+    """Fails unless what was seen is what was wanted: a pattern, or several with "|" in between."""
+    check(any(fnmatch.fnmatchcase(saw, one) for one in wanted.split("|")), f"{pair}: saw {saw!r}, wanted {wanted!r}")
+
+
+@contextlib.contextmanager
+def stage(names, gone=None, **sysctls):
+    """A pair for each point and each of these faults, all where they fail."""
+    with contextlib.ExitStack() as stack:
+        # So that clients have seats that could be lost.
+        sysctls |= {"client_connections_max": 1000, "client_tunnels_max": 1000, "tunnels_max": 1000, "backoff_max_ms": 200}
+        stack.enter_context(squall.sysctl(**sysctls))
+        pairs = [stack.enter_context(Pair(point.__name__, fault, gone)) for point in POINTS for fault in names]
+        for pair in pairs:
+            pair.web.wait_ready()
+        for pair in pairs:
+            globals()[pair.point](pair)
+        yield pairs
+
+
+def balanced(pairs):
+    """Every count is back at its base."""
+    for pair in pairs:
+        until(lambda: not pair.web.unrest(), BOUND, lambda: f"{pair} is at rest: {pair.web.unrest()}")  # noqa: B023
+    keys = lambda stats: (stats["tunnels"] - stats["tunnels_closed"], stats["queued_bytes"], stats["clients"])
+    until(lambda: keys(squall.module_stats()) == (0, 0, 0), BOUND, lambda: f"no tunnels, bytes, clients: {squall.module_stats()}")
+
+
+def good_again(pairs):
+    """All is as it was before, and upgrades work."""
+    for pair in pairs:
+        pair.leave()
+    balanced(pairs)
+    for pair in pairs:
+        pair.upgrade()
+    balanced(pairs)
+
+
+@case("an end that sends FIN or RST, or closes, at any point of an upgrade", limit=40)
+def ended():
+    with stage(FAULTS) as pairs:
+        for pair in pairs:
+            end = pair.client if pair.fault.startswith("client") else pair.server or pair.accept()
+            FAULTS[pair.fault](end)
+        for pair in pairs:
+            if pair.fault.startswith("client"):
+                if pair.server:
+                    server_goes_on(pair)
+                other, faulty = pair.server, pair.client
+            else:
+                client_goes_on(pair)
+                other, faulty = pair.client, pair.server
+            saw = story(other) if other else "-"
+            if "FIN" in pair.fault:
+                saw += " / " + story(faulty)
+            compare(pair, saw, SEEN[pair.point][list(FAULTS).index(pair.fault)])
+        good_again(pairs)
+
+
+session.main()
