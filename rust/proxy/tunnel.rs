@@ -59,7 +59,11 @@ use crate::{
     }, //
 };
 use kernel::{
-    error::code::ETIMEDOUT,
+    error::code::{
+        ECONNABORTED,
+        ECONNRESET,
+        EPIPE, //
+    },
     sync::{
         aref::ARef,
         Arc, //
@@ -480,7 +484,9 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
 fn closed(session: &mut Session, io: &mut Io<'_>, errno: i32) {
     if let Session::Tunnel(tunnel) = session {
         // Both FINs would have released the session: this is a reset, or a peer that vanished.
-        let stalled = errno == -ETIMEDOUT.to_errno();
+        // TCP gives an end up by ETIMEDOUT, or by what it heard meanwhile: mostly that there is no way to the host.
+        let resets = [ECONNRESET, EPIPE, ECONNABORTED].map(|code| -code.to_errno());
+        let stalled = errno != 0 && !resets.contains(&errno);
         if stalled {
             stats::inc(Counter::TunnelSendTimeouts);
         }
