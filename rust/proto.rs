@@ -13,9 +13,10 @@
 //! 4. [`h1::BodyDecoder`] tells content from framing without touching the content.
 //! 5. [`frame::Frames`] follows what is relayed after a switch to WebSocket.
 //!
-//! [`canonical`] and [`trie`] are for whoever compares hosts and paths with those of a request.
+//! [`canonical`] and [`trie`] are for whoever compares hosts and paths with those of a request, [`sticky`] for whoever keeps
+//! requests together.
 //!
-//! A module may import only from those before it: `error`, `span`, `field`, `head`, `message`,
+//! A module may import only from those before it: `error`, `span`, `field`, `head`, `sticky`, `message`,
 //! `connection`, `target`, `canonical`, `trie`, `ws`, `request`, `response`, `h1`, `frame`.
 
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ pub mod message;
 pub mod request;
 pub mod response;
 pub mod span;
+pub mod sticky;
 pub mod target;
 pub mod trie;
 pub mod ws;

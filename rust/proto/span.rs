@@ -97,6 +97,11 @@ impl Span {
         self.matches(src, bytes, <[u8]>::eq_ignore_ascii_case)
     }
 
+    /// Compares the bytes of two spans of the same source.
+    pub fn same<S: Source + ?Sized>(self, src: &S, other: Span) -> bool {
+        self.len == other.len && self.bytes(src).eq(other.bytes(src))
+    }
+
     /// Compares the bytes of two spans of the same source, ignoring the case of ASCII letters.
     pub fn same_ignore_case<S: Source + ?Sized>(self, src: &S, other: Span) -> bool {
         self.len == other.len
