@@ -36,6 +36,7 @@ mod tx;
 pub(crate) use self::{
     addr::{
         hash,
+        keyed_hash,
         SocketAddr, //
     },
     bucket::{
@@ -54,7 +55,8 @@ pub(crate) use self::{
     },
     crypto::{
         random,
-        sha1_base64, //
+        sha1_base64,
+        Digest, //
     },
     io::Io,
     listener::Listener,

@@ -4,6 +4,7 @@
 
 import collections
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -19,7 +20,7 @@ UPGRADES = int(os.environ.get("SQUALL_UPGRADES", ktap.scaled(2000, 200)))
 
 
 def named(name, **options):
-    """A server that answers with its name, and with tunnels that stay open."""
+    """A server that answers with its name, or closes if the request says so, and with tunnels that stay open."""
 
     def handler(peer, _number):
         while True:
@@ -27,6 +28,8 @@ def named(name, **options):
             if head.get("Upgrade"):
                 peer.send(ws.switching(head, [f"X-Server: {name}"]))
                 peer.read_rest()
+                return
+            if head.get("X-Fails") == name:
                 return
             peer.send(wire.response(name.encode()))
 
@@ -46,22 +49,22 @@ def route(count, balance="round-robin", **attributes):
         yield web, servers
 
 
-def ask(web, source="127.0.0.1"):
-    """Who answers a request from this address."""
+def ask(web, source="127.0.0.1", fields=()):
+    """Who answers a request from this address, with these fields."""
     with socket.socket() as sock:
         sock.settimeout(ktap.seconds(10))
         sock.bind((source, 0))
         sock.connect((web.host, web.port))
         client = wire.Wire(sock)
-        client.send(wire.request())
+        client.send(wire.request(fields=fields))
         head, body = client.read_response()
         return body.decode() if head.status == 200 else head.status
 
 
-def tunnel(web):
+def tunnel(web, fields=()):
     """A client's end of a new tunnel, and who has the other."""
     client = web.connect()
-    client.send(ws.offer())
+    client.send(ws.offer(fields=fields))
     head = client.read_head()
     equal(head.status, 101, "status")
     return client, head.get("X-Server")
@@ -125,7 +128,7 @@ def backup():
 @case("by its address a client always gets the same server, and a server that goes moves no other's clients")
 def address_hash():
     with route(3, "address-hash") as (web, _):
-        clients = [f"127.0.{number}.{7 * number + 1}" for number in range(30)]
+        clients = [f"127.0.{number}.{5 * number + 1}" for number in range(40)]
         first = {client: ask(web, client) for client in clients}
         equal({client: ask(web, client) for client in clients}, first, "who answers the second time")
         shares = collections.Counter(first.values())
@@ -135,6 +138,164 @@ def address_hash():
         after = {client: ask(web, client) for client in clients}
         moved = {client for client in clients if after[client] != first[client]}
         equal(moved, {client for client in clients if first[client] == "2"}, "clients that moved")
+
+
+class Values:
+    """Values of a cookie or field, asked for one after the other on one connection."""
+
+    def __init__(self, web, line, count):
+        self.web, self.lines = web, [line.format(f"value-{number}") for number in range(count)]
+
+    def answers(self):
+        """Who answers each value."""
+        with self.web.connect() as client:
+            return [self.answer(client, line) for line in self.lines]
+
+    @staticmethod
+    def answer(client, line):
+        """Who answers this one."""
+        client.send(wire.request(fields=[line]))
+        head, body = client.read_response()
+        return body.decode() if head.status == 200 else head.status
+
+
+@contextlib.contextmanager
+def sticky(count, balance, name, **attributes):
+    """A route whose servers are chosen by a cookie or field."""
+    with route(count, balance, **attributes) as (web, servers):
+        squall.write(f"{web.directory}/{squall.ROUTE}/balance_name", name)
+        yield web, servers
+
+
+@case("by a cookie or a field: the same server over connections, clients and tunnels; a server that goes moves no other's values")
+def sticky_values():
+    for balance, name, line in (
+        ("cookie-hash", "sid", "Cookie: a=b; sid={}; c=d"),
+        ("header-hash", "X-Room", "x-room: {}"),
+    ):
+        with sticky(4, balance, name) as (web, _):
+            values = Values(web, line, 120)
+            first = values.answers()
+            shares = collections.Counter(first)
+            ktap.note(f"{balance}: shares of {len(first)} values: {dict(shares)}")
+            check(len(shares) == 4 and min(shares.values()) >= 10, f"values are not spread: {shares}")
+            equal(values.answers(), first, "who answers the second time")
+            for number in range(0, 40, 4):
+                fields = [values.lines[number]]
+                equal(ask(web, f"127.0.0.{number + 2}", fields), first[number], "who answers another client")
+                client, who = tunnel(web, fields)
+                client.close()
+                equal(who, first[number], "who gets the tunnel")
+            os.rmdir(web.server_directory(3))
+            after = values.answers()
+            moved = [number for number, who in enumerate(after) if who != first[number]]
+            equal(moved, [number for number, who in enumerate(first) if who == "3"], "values that moved")
+            check(len({after[number] for number in moved}) == 3, "all went to the same server")
+
+
+@case("values are spread as the weights say, and a weight that grows moves values to its server only")
+def sticky_weights():
+    with sticky(3, "header-hash", "x-room", weight=[3, 1, 0]) as (web, _):
+        values = Values(web, "X-Room: {}", 300)
+        first = values.answers()
+        shares = collections.Counter(first)
+        ktap.note(f"shares: {dict(shares)}")
+        # Six times the standard deviation, 7.5.
+        check(180 <= shares["0"] <= 270 and shares["0"] + shares["1"] == 300, f"shares by weights 3 and 1: {shares}")
+        squall.write(f"{web.server_directory(2)}/weight", 2)
+        after = values.answers()
+        moved = {who for who, before in zip(after, first) if who != before}
+        equal(moved, {"2"}, "where values went")
+        check(55 <= collections.Counter(after)["2"] <= 145, f"shares by weights 3, 1 and 2: {collections.Counter(after)}")
+
+
+@case("clients of a server that is down, disabled or of weight 0 go to the next of their order, and come back")
+def sticky_return():
+    with squall.sysctl(backoff_max_ms=200), sticky(3, "cookie-hash", "sid") as (web, servers):
+        values = Values(web, "Cookie: sid={}", 60)
+        first = values.answers()
+        directory = web.server_directory(1)
+        client, _who = tunnel(web, [values.lines[first.index("0")]])
+
+        squall.write(f"{directory}/enable", 0)
+        away = values.answers()
+        squall.write(f"{directory}/enable", 1)
+        equal(values.answers(), first, "who answers when it is enabled again")
+        squall.write(f"{directory}/weight", 0)
+        equal(values.answers(), away, "who answers while it has weight 0")
+        squall.write(f"{directory}/weight", 1)
+        servers[1].stop()
+        # Also the first of them, which finds out.
+        equal(values.answers(), away, "who answers while it is down")
+        servers[1].start()
+        until(lambda: web.route_stats()["servers_up"] == 3, 10, "it is back")
+        equal(values.answers(), first, "who answers when it is back")
+        equal([who for who, before in zip(away, first) if before != "1"], [who for who in first if who != "1"], "who stayed")
+        check({who for who, before in zip(away, first) if before == "1"} == {"0", "2"}, "all went to the same server")
+        # A request that is sent again has no head any more.
+        for number in [number for number, who in enumerate(first) if who == "1"][:8]:
+            fields = [values.lines[number], "X-Fails: 1"]
+            equal(ask(web, fields=fields), away[number], "who answers when it closes the connection")
+        check(client.silent_for(0.1), "a tunnel ended")
+        client.close()
+
+
+@case("without one value servers take turns: none, empty, or several that differ; the same one twice is one")
+def sticky_fallback():
+    turns = {str(number): 4 for number in range(3)}
+    with sticky(3, "cookie-hash", "sid") as (web, _), web.connect() as client:
+        wanted = Values.answer(client, "Cookie: sid=one")
+
+        def answers(*fields):
+            got = []
+            for _ in range(12):
+                client.send(wire.request(fields=fields))
+                got.append(client.read_response()[1].decode())
+            return collections.Counter(got)
+
+        for fields in (
+            ["Cookie: sid=one; sid=one"], ["Cookie: a=b", "Cookie: sid=one"], ["Cookie: sid=one", "Cookie: c=d; sid = one "],
+            ["Cookie: a=\"; sid=one; \""],
+        ):
+            equal(answers(*fields), {wanted: 12}, f"who answers {fields}")
+        for fields in (
+            [], ["Cookie: a=b"], ["Cookie: sid="], ["Cookie: SID=one"], ["X: sid=one"], ["Cookie: sid=one; sid=two"],
+            ["Cookie: sid=one", "Cookie: sid="], ["Cookie: sid=one", "Cookie: sid=two"],
+        ):
+            equal(answers(*fields), turns, f"who answers {fields}")
+        route_directory = f"{web.directory}/{squall.ROUTE}"
+        squall.write(f"{route_directory}/balance_name", "")
+        equal(answers("Cookie: sid=one; =one"), turns, "who answers while there is no name")
+        squall.write(f"{route_directory}/balance_name", "X-Room")
+        squall.write(f"{route_directory}/balance", "header-hash")
+        equal(len(answers("X-Room: a")), 1, "servers that answer one value")
+        equal(answers("X-Room: a", "X-Room: b"), turns, "who answers two values")
+        equal(answers("Cookie: X-Room=a"), turns, "who answers a cookie of that name")
+
+
+@case("names of cookies and fields are tokens; changing them and the balance leaves tunnels alone", log="squall.*refused")
+def sticky_names():
+    with sticky(2, "cookie-hash", "sid") as (web, _):
+        client, _who = tunnel(web, ["Cookie: sid=one"])
+        path = f"{web.directory}/{squall.ROUTE}/balance_name"
+        for bad in ("a b", "a=", "a;b", "a,b", "sid:", '"sid"', "\u00e4", "x" * 65, "sid\x00"):
+            ktap.kernel_lines()
+            try:
+                squall.write(path, bad)
+                raise AssertionError(f"{bad!r} was taken")
+            except OSError as error:
+                equal(error.errno, errno.EINVAL, f"errno for {bad!r}")
+            lines = [text for text in ktap.kernel_lines() if "all/balance_name: " in text]
+            check(lines and "not a token" in lines[0], f"the log about {bad!r}: {lines}")
+            equal(squall.read(path), "sid", f"the name after {bad!r}")
+        for good in ("x" * 64, "__Host-sid", "!#$%&'*+-.^_`|~", ""):
+            squall.write(path, good)
+            equal(squall.read(path), good, "the name")
+        for balance in ("round-robin", "header-hash", "cookie-hash", "address-hash"):
+            squall.write(f"{web.directory}/{squall.ROUTE}/balance", balance)
+            equal(squall.read(f"{web.directory}/{squall.ROUTE}/balance"), balance, "balance")
+        check(client.silent_for(0.2), "the tunnel ended")
+        client.close()
 
 
 @case("with nothing but servers of weight 0 requests get 503, and tunnels that are open stay so")

@@ -2,7 +2,10 @@
 
 //! Socket addresses: between text, `core::net` and the kernel's `struct sockaddr_*`.
 
-use super::bindings;
+use super::{
+    bindings,
+    crypto, //
+};
 use core::{
     ffi::c_void,
     mem::size_of,
@@ -95,10 +98,21 @@ impl SocketAddr {
     }
 }
 
-/// Returns a hash of a server's address and a client's, spread over all 32 bits.
+/// Returns a hash of a server's address and a client's, spread over all 32 bits: the same on every host.
 pub(crate) fn hash(server: &SocketAddr, client: IpAddr) -> u32 {
     let seed = hash_of(server.addr.ip(), u32::from(server.addr.port()));
     hash_of(client, seed)
+}
+
+/// Returns a hash of a server's address and a [`Digest`], spread over all 32 bits. Any context.
+pub(crate) fn keyed_hash(server: &SocketAddr, digest: u64) -> u32 {
+    let bits = match server.addr.ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let port = u64::from(server.addr.port());
+    let server = crypto::keyed_hash((bits >> 64) as u64, bits as u64, port);
+    crypto::keyed_hash(server, digest, 0) as u32
 }
 
 fn hash_of(addr: IpAddr, seed: u32) -> u32 {

@@ -18,11 +18,11 @@
 //! [`Runtime`](super::Runtime), when no connection exists.
 
 use super::{
-    bindings,
     bucket::{
         Bucket,
         Rate, //
     },
+    crypto::keyed_hash,
     lock::{
         new_bh_lock,
         BhLock, //
@@ -109,8 +109,7 @@ impl Key {
 
     fn hash(&self) -> u64 {
         let [high, low] = self.addr;
-        // SAFETY: No preconditions; the key was made before the first connection.
-        unsafe { bindings::squall_keyed_hash(high, low, u64::from(self.scope)) }
+        keyed_hash(high, low, u64::from(self.scope))
     }
 }
 

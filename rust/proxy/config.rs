@@ -5,7 +5,7 @@
 //! ```text
 //! squall/{stats,refused_requests,refused_responses}
 //! squall/<listener>/{address,enable,trusted,forwarded,connections_max,access,stats}
-//! squall/<listener>/<route>/{host,path,balance,enable,stats}, and its settings
+//! squall/<listener>/<route>/{host,path,balance,balance_name,enable,stats}, and its settings
 //! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,enable,
 //!                              fails_max,slow_start_ms,health_*,stats}
 //! ```

@@ -290,7 +290,7 @@ impl Downstream {
             let Some(exchange) = &mut self.exchange else {
                 return;
             };
-            let Some(pool) = exchange.choose(|| io.peer()) else {
+            let Some(pool) = exchange.choose(self.reading.as_deref_mut(), io) else {
                 let status = exchange.status;
                 return self.answer(io, status);
             };

@@ -23,13 +23,21 @@ use super::{
     },
     settings::Settings, //
 };
-use crate::net::{
-    hash,
-    lock::{
-        new_bh_lock,
-        BhLock, //
+use crate::{
+    net::{
+        hash,
+        keyed_hash,
+        lock::{
+            new_bh_lock,
+            BhLock, //
+        },
+        stats::Tally,
+        SocketAddr, //
     },
-    stats::Tally, //
+    proto::sticky::{
+        is_name,
+        NAME_MAX, //
+    }, //
 };
 use core::net::IpAddr;
 use kernel::{
@@ -59,16 +67,22 @@ pub(crate) enum Balance {
     RoundRobin,
     /// The one with the fewest exchanges, waiting requests and tunnels for its weight.
     LeastConnections,
-    /// One client address always the same server, as long as that is up; weights do not count.
+    /// One client address always the same server, as long as that is up.
     AddressHash,
+    /// One value of a cookie always the same server, as long as that is up; in turn without one.
+    CookieHash,
+    /// The same by the value of a field.
+    HeaderHash,
 }
 
 impl Balance {
     /// All of them, with the names by which they are configured.
-    pub(crate) const ALL: [(Balance, &'static str); 3] = [
+    pub(crate) const ALL: [(Balance, &'static str); 5] = [
         (Balance::RoundRobin, "round-robin"),
         (Balance::LeastConnections, "least-connections"),
         (Balance::AddressHash, "address-hash"),
+        (Balance::CookieHash, "cookie-hash"),
+        (Balance::HeaderHash, "header-hash"),
     ];
 
     /// Returns its name.
@@ -78,6 +92,49 @@ impl Balance {
             .find(|(balance, _)| *balance == self)
             .map_or("", |(_, name)| name)
     }
+}
+
+/// The name of the cookie or field by whose value servers are chosen.
+#[derive(Clone, Copy)]
+pub(crate) struct Name {
+    bytes: [u8; NAME_MAX],
+    len: u8,
+}
+
+impl Name {
+    /// No name: nothing has it.
+    const NONE: Name = Name {
+        bytes: [0; NAME_MAX],
+        len: 0,
+    };
+
+    /// Makes a name, or none if `text` is empty. Fails with `EINVAL` if it is not a token, or longer than [`NAME_MAX`].
+    pub(crate) fn new(text: &[u8]) -> Result<Name> {
+        let mut name = Name::NONE;
+        if !text.is_empty() && !is_name(text) {
+            return Err(EINVAL);
+        }
+        let place = name.bytes.get_mut(..text.len()).ok_or(EINVAL)?;
+        place.copy_from_slice(text);
+        name.len = text.len() as u8;
+        Ok(name)
+    }
+
+    /// Returns its bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+}
+
+/// By what a client is told from others.
+#[derive(Clone, Copy)]
+pub(crate) enum Client {
+    /// Nothing: servers take turns.
+    Any,
+    /// Its address.
+    Address(IpAddr),
+    /// The hash of what its requests have in common.
+    Digest(u64),
 }
 
 /// What the choice knows of a server besides its pool.
@@ -121,7 +178,14 @@ pub(crate) struct Route {
 struct Servers {
     entries: KVec<Entry>,
     balance: Balance,
+    name: Name,
     next: usize,
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Name::NONE
+    }
 }
 
 struct Entry {
@@ -222,16 +286,47 @@ impl Servers {
         best.map(|(place, ..)| place)
     }
 
-    /// Chooses by the client's address: the server for which the two together hash highest, so that a
-    /// server that goes or comes moves no other server's clients.
-    fn hashed(&self, among: Places, client: IpAddr) -> Option<usize> {
-        self.entries
-            .iter()
-            .enumerate()
-            .filter(|(place, _)| among.contains(*place))
-            .max_by_key(|(_, entry)| hash(entry.pool.addr(), client))
+    /// Chooses by what the client is: the server for which the two together hash best for its weight, so that a server
+    /// that goes or comes moves no other server's clients, and a weight that changes no more than it has to.
+    fn hashed(
+        &self,
+        among: Places,
+        weights: &[u32; SERVERS_MAX],
+        hash: impl Fn(&SocketAddr) -> u32,
+    ) -> Option<usize> {
+        let entries = self.entries.iter().enumerate();
+        let among = entries.filter(|(place, _)| among.contains(*place));
+        let far = among.filter_map(|(place, entry)| {
+            let weight = weights.get(place).copied()?;
+            Some((place, distance(hash(entry.pool.addr()), weight)?))
+        });
+        far.min_by_key(|(_, distance)| *distance)
             .map(|(place, _)| place)
     }
+}
+
+/// Returns how far a hash is from the best one, for a weight; `None` if that is 0.
+///
+/// It is the negative logarithm of the hash, taken as a fraction, divided by the weight: of several hashes each is then
+/// nearest as often as its weight is of all weights.
+fn distance(hash: u32, weight: u32) -> Option<u64> {
+    // Bits behind the point of the logarithm.
+    const PRECISION: u32 = 24;
+    // Between two hashes, so that it is neither 0 nor 1.
+    let fraction = (u64::from(hash) << 1) | 1;
+    let zeros = fraction.leading_zeros();
+    // From a half to one, as 32 bits.
+    let mut rest = fraction.wrapping_shl(zeros) >> 32;
+    let mut log = u64::from(63u32.saturating_sub(zeros));
+    for _ in 0..PRECISION {
+        rest = rest.wrapping_mul(rest) >> 31;
+        let bit = rest >> 32;
+        rest >>= bit;
+        log = (log << 1) | bit;
+    }
+    // The fraction's logarithm is that of its 33 bits less 33.
+    let distance = (33u64 << PRECISION).saturating_sub(log);
+    (distance << 24).checked_div(u64::from(weight))
 }
 
 impl Route {
@@ -342,6 +437,14 @@ impl Route {
         servers.balance
     }
 
+    /// Returns the name of the cookie or field by whose value servers are chosen, after changing that if `change` is
+    /// given.
+    pub(crate) fn balance_name(&self, change: Option<Name>) -> Name {
+        let mut servers = self.servers.lock();
+        servers.name = change.unwrap_or(servers.name);
+        servers.name
+    }
+
     fn at(&self, place: usize) -> Option<(ARef<Pool>, Share)> {
         let servers = self.servers.lock();
         let entry = servers.entries.get(place)?;
@@ -359,13 +462,13 @@ impl Route {
         (place, up)
     }
 
-    /// Chooses a server for a request of `client`, none of `avoid`; returns its place, too. `None` if there is none
-    /// left, or all have weight 0.
+    /// Chooses a server for a request, none of `avoid`; returns its place, too. `None` if there is none left, or all have
+    /// weight 0. `client` is asked if it makes a difference.
     ///
     /// Places change when a server is taken away; who avoids the wrong one then asks another one in vain.
     pub(crate) fn choose(
         &self,
-        client: impl FnOnce() -> IpAddr,
+        client: impl FnOnce(Balance) -> Client,
         avoid: Places,
     ) -> Option<(usize, ARef<Pool>)> {
         let servers = self.servers.lock();
@@ -378,7 +481,7 @@ impl Route {
             [..] => {
                 let (count, balance) = (servers.entries.len(), servers.balance);
                 drop(servers);
-                self.choose_among(count, balance, client(), avoid)
+                self.choose_among(count, balance, client(balance), avoid)
             }
         }
     }
@@ -389,7 +492,7 @@ impl Route {
         &self,
         count: usize,
         balance: Balance,
-        client: IpAddr,
+        client: Client,
         avoid: Places,
     ) -> Option<(usize, ARef<Pool>)> {
         let (mut usual, mut backup, mut unhealthy, mut down) = Default::default();
@@ -417,10 +520,15 @@ impl Route {
         }
         let among = usual.or(backup).or(unhealthy).or(down);
         let mut servers = self.servers.lock();
-        let place = match balance {
-            Balance::RoundRobin => servers.in_turn(among, &weights),
-            Balance::LeastConnections => servers.least_loaded(among, &loads, &weights),
-            Balance::AddressHash => servers.hashed(among, client),
+        let place = match (balance, client) {
+            (Balance::LeastConnections, _) => servers.least_loaded(among, &loads, &weights),
+            (_, Client::Any) => servers.in_turn(among, &weights),
+            (_, Client::Address(client)) => {
+                servers.hashed(among, &weights, |server| hash(server, client))
+            }
+            (_, Client::Digest(digest)) => {
+                servers.hashed(among, &weights, |server| keyed_hash(server, digest))
+            }
         };
         let chosen = place.and_then(|place| Some((place, servers.entries.get(place)?)));
         // Servers were taken away meanwhile.

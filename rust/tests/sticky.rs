@@ -41,7 +41,10 @@ impl Source for Cut<'_> {
 
 /// What is found in a head with these field lines, which must be the same however it arrives.
 fn found(lines: &[&str], named: Named<'_>) -> Option<String> {
-    let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", lines.join("\r\n"));
+    let text = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n",
+        lines.join("\r\n")
+    );
     let read = |cut: Option<usize>| {
         let mut parser = HeadParser::request();
         let mut head = Head::new();
@@ -92,7 +95,16 @@ fn a_cookie_is_found_by_its_exact_name() {
     for other in ["Sid", "SID", "xsid", "sidx", "si", "$sid", "s id", ""] {
         assert_eq!(cookie(&[&format!("Cookie: {other}=abc")]), None);
     }
-    for none in ["sid", "sid;", "a=sid", "a=sid=b", "=sid", "", ";", "a=b; sid ;"] {
+    for none in [
+        "sid",
+        "sid;",
+        "a=sid",
+        "a=sid=b",
+        "=sid",
+        "",
+        ";",
+        "a=b; sid ;",
+    ] {
         assert_eq!(cookie(&[&format!("Cookie: {none}")]), None, "{none:?}");
     }
     assert_eq!(cookie(&["Set-Cookie: sid=abc", "X-Cookie: sid=abc"]), None);
@@ -135,7 +147,9 @@ fn names_are_tokens_of_limited_length() {
     for name in ["a", "JSESSIONID", "__Host-sid", "!#$%&'*+-.^_`|~09"] {
         assert!(is_name(name.as_bytes()), "{name}");
     }
-    for name in ["", "a b", "a=", "a;", "a,b", "a:", "\"a\"", "ä", "a\n", "a\0"] {
+    for name in [
+        "", "a b", "a=", "a;", "a,b", "a:", "\"a\"", "ä", "a\n", "a\0",
+    ] {
         assert!(!is_name(name.as_bytes()), "{name:?}");
     }
     assert!(is_name(&[b'x'; NAME_MAX]));

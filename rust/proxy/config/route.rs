@@ -14,9 +14,11 @@ use super::{
 };
 use crate::{
     net::sysctl,
+    proto::sticky::NAME_MAX,
     proxy::{
         route::{
             Balance,
+            Name,
             Route, //
         },
         settings::Setting,
@@ -79,6 +81,7 @@ impl RouteDir {
                 host: 2,
                 path: 3,
                 enable: 4,
+                balance_name: 5,
                 body_timeout_ms: 100,
                 body_rate_min: 101,
                 body_max_kib: 102,
@@ -168,12 +171,12 @@ impl AttributeOperations<1> for RouteDir {
             .iter()
             .find(|(_, name)| name.as_bytes() == wanted);
         let Some((balance, _)) = known else {
-            let [(_, a), (_, b), (_, c)] = Balance::ALL;
+            let [(_, a), (_, b), (_, c), (_, d), (_, e)] = Balance::ALL;
             return Err(refuse(
                 &dir.name,
                 "balance",
                 page,
-                format_args!("neither {a} nor {b} nor {c}"),
+                format_args!("none of {a}, {b}, {c}, {d}, {e}"),
                 EINVAL,
             ));
         };
@@ -248,6 +251,30 @@ impl AttributeOperations<4> for RouteDir {
             false if !route.drain.is_on() => route.drain(),
             false => {}
         }
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<5> for RouteDir {
+    type Data = RouteDir;
+
+    fn show(dir: &RouteDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let name = dir.made.route.balance_name(None);
+        show_text(name.as_bytes(), page)
+    }
+
+    fn store(dir: &RouteDir, page: &[u8]) -> Result {
+        let name = Name::new(page.trim_ascii()).map_err(|err| {
+            refuse(
+                &dir.name,
+                "balance_name",
+                page,
+                format_args!("not a token of up to {NAME_MAX} characters"),
+                err,
+            )
+        })?;
+        dir.made.route.balance_name(Some(name));
         Ok(())
     }
 }

@@ -21,6 +21,8 @@ use super::super::{
         Reading, //
     },
     route::{
+        Balance,
+        Client,
         Places,
         Route, //
     },
@@ -37,6 +39,7 @@ use crate::{
             self,
             Counter, //
         },
+        Digest,
         Moment,
         OutQueue, //
     },
@@ -50,13 +53,18 @@ use crate::{
         },
         request::Request,
         response::Asked,
+        sticky::{
+            self,
+            Named, //
+        },
         target::Target,
         ws::AwaitingAccept, //
     }, //
 };
 use core::{
     mem::MaybeUninit,
-    net::IpAddr, //
+    net::IpAddr,
+    num::NonZeroU64, //
 };
 use kernel::{
     prelude::*,
@@ -92,6 +100,8 @@ pub(in super::super) struct Exchange {
     tries: u8,
     /// The server that was chosen last, by its place in the route.
     place: usize,
+    /// The hash of what keeps the client's requests together, once it was asked for.
+    digest: Option<NonZeroU64>,
     /// Servers that refused.
     refused: Places,
     /// Servers that closed a connection before they answered, and those that did so twice: the first time they may
@@ -140,6 +150,7 @@ impl Exchange {
             waits_at: None,
             tries: 0,
             place: 0,
+            digest: None,
             refused: Places::default(),
             failed: Default::default(),
             status: 503,
@@ -162,16 +173,32 @@ impl Exchange {
     }
 
     /// Chooses a server that has not refused, if possible one that has not failed.
-    pub(super) fn choose(&mut self, client: impl Fn() -> IpAddr) -> Option<ARef<Pool>> {
+    ///
+    /// `reading`: the request's head, which is there until it was sent for the first time.
+    pub(super) fn choose(
+        &mut self,
+        mut reading: Option<&mut Reading>,
+        io: &Io<'_>,
+    ) -> Option<ARef<Pool>> {
         if !self.may_try() {
             return None;
         }
         self.tries = self.tries.saturating_add(1);
+        let (route, digest) = (&self.route, &mut self.digest);
+        let mut client = |balance| match balance {
+            Balance::RoundRobin | Balance::LeastConnections => Client::Any,
+            Balance::AddressHash => Client::Address(io.peer()),
+            Balance::CookieHash | Balance::HeaderHash => {
+                if let (None, Some(reading)) = (&*digest, &mut reading) {
+                    *digest = digest_of(route, balance, reading, io);
+                }
+                digest.map_or(Client::Any, |digest| Client::Digest(digest.get()))
+            }
+        };
         let fine = self.refused.with(self.failed.1);
-        let chosen = self
-            .route
-            .choose(&client, fine)
-            .or_else(|| self.route.choose(&client, self.refused));
+        let chosen = route
+            .choose(&mut client, fine)
+            .or_else(|| route.choose(&mut client, self.refused));
         let (place, pool) = chosen?;
         if self.refused.contains(self.place) {
             stats::inc(Counter::Moved);
@@ -253,6 +280,31 @@ pub(super) fn route_of_offer(
             .map(|field| field.value),
     };
     site.router.find_by(host, target, &bytes).ok()?
+}
+
+/// Hashes the value of the cookie or field by which the route keeps requests together; `None` if the request has not
+/// exactly one.
+#[inline(never)] // The name's place on the stack is not that of who has none.
+fn digest_of(
+    route: &Route,
+    balance: Balance,
+    reading: &mut Reading,
+    io: &Io<'_>,
+) -> Option<NonZeroU64> {
+    let name = route.balance_name(None);
+    if name.as_bytes().is_empty() {
+        return None;
+    }
+    let named = match balance {
+        Balance::CookieHash => Named::Cookie(name.as_bytes()),
+        _ => Named::Field(name.as_bytes()),
+    };
+    // Without the memory that it may take servers take turns.
+    let (head, bytes) = reading.complete(io).ok()?;
+    let value = sticky::value(head, named, &bytes)?;
+    let mut digest = Digest::default();
+    value.pieces(&bytes).for_each(|piece| digest.update(piece));
+    Some(NonZeroU64::new(digest.finish()).unwrap_or(NonZeroU64::MAX))
 }
 
 /// Keeps what the server's answer to an offer to upgrade must match.
