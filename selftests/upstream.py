@@ -37,6 +37,30 @@ def recovers(web, limit=10):
 HELLO = wire.plain_handler(lambda head, _body: wire.response(head.start.split(" ")[1].encode()))
 
 
+@case("a request without a host names the server that it goes to, also the second one")
+def no_host():
+    def silent(peer, _number):
+        # As many requests as come, and no answer to any.
+        peer.read_head()
+
+    def telling(peer, _number):
+        while True:
+            head = peer.read_head()
+            peer.send(wire.response(f"{head.start} {head.all('Host')} {head.get('Via')}".encode()))
+
+    with wire.RawServer(silent) as first, wire.RawServer(telling) as second:
+        with squall.Listener(first, second) as web, squall.sysctl(backoff_max_ms=200):
+            # Nearly always the other one is chosen first.
+            squall.write(f"{web.server_directory(0)}/weight", 256)
+            for _ in range(4):
+                before = squall.module_stats()["retried"]
+                with web.connect() as client:
+                    client.send(b"GET /here HTTP/1.0\r\n\r\n")
+                    body = client.read_response()[1]
+                equal(body.decode(), f"GET /here HTTP/1.1 ['{second.address}'] 1.0 squall", "what the server was sent")
+                check(squall.module_stats()["retried"] > before, "the request was not sent again")
+
+
 @case("a server that is down at the start is connected to as soon as it is up")
 def down_at_start():
     server = wire.RawServer(HELLO)

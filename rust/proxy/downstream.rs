@@ -100,7 +100,6 @@ use self::exchange::{
     encode,
     find_route,
     judge,
-    may_repeat,
     Exchange, //
 };
 
@@ -319,7 +318,7 @@ impl Downstream {
         exchange.waits_at = None;
         let mut bytes = OutQueue::new();
         let encoded = match (&exchange.again, &mut self.reading) {
-            (Some(again), _) => again.try_clone().map(|again| bytes = again).is_ok(),
+            (Some(again), _) => exchange.write_again(again, &checkout, &mut bytes).is_ok(),
             (None, Some(reading)) => encode(
                 reading,
                 &exchange.request,
@@ -335,10 +334,7 @@ impl Downstream {
             self.no_memory(io);
             return true;
         }
-        if exchange.again.is_none() && may_repeat(&exchange.request) {
-            // Without memory for it the request is just not sent again.
-            exchange.again = bytes.try_clone().ok();
-        }
+        exchange.keep(self.reading.as_deref_mut(), io, &self.site, &bytes);
         if let Some(log) = &exchange.log {
             log.asks(checkout.pool().addr().get());
         }

@@ -60,14 +60,37 @@ pub fn request<S: Source + ?Sized, K: Sink + ?Sized>(
     forward: &Forward<'_>,
     sink: &mut K,
 ) -> Result<(), Full> {
-    head.method.put(src, sink)?;
-    sink.put(b" ")?;
-    target(request.target, src, sink)?;
-    sink.put(b" HTTP/1.1\r\nHost: ")?;
+    request_start(head, request, src, sink)?;
     match request.host {
         Some(host) => host.put(src, sink)?,
         None => sink.put(forward.default_host)?,
     }
+    request_rest(head, request, src, forward, sink)
+}
+
+/// Writes the head of `request` up to its host, and without that.
+#[inline]
+pub fn request_start<S: Source + ?Sized, K: Sink + ?Sized>(
+    head: &Head,
+    request: &Request,
+    src: &S,
+    sink: &mut K,
+) -> Result<(), Full> {
+    head.method.put(src, sink)?;
+    sink.put(b" ")?;
+    target(request.target, src, sink)?;
+    sink.put(b" HTTP/1.1\r\nHost: ")
+}
+
+/// Writes what is behind the host in the head of `request`.
+#[inline]
+pub fn request_rest<S: Source + ?Sized, K: Sink + ?Sized>(
+    head: &Head,
+    request: &Request,
+    src: &S,
+    forward: &Forward<'_>,
+    sink: &mut K,
+) -> Result<(), Full> {
     sink.put(b"\r\n")?;
     fields(head, request.forward, src, sink)?;
     framing(request.framing, sink)?;

@@ -53,6 +53,7 @@ use crate::{
         },
         request::Request,
         response::Asked,
+        span::Full,
         sticky::{
             self,
             Named, //
@@ -94,6 +95,8 @@ pub(in super::super) struct Exchange {
     pub(super) body: Body,
     /// The request once more, if it may be sent again.
     pub(super) again: Option<OutQueue>,
+    /// What is behind the host, if the server's address has to stand for that.
+    rest: Option<KBox<OutQueue>>,
     /// The pool whose next free connection is ours.
     pub(super) waits_at: Option<ARef<Pool>>,
     /// How often a server was chosen.
@@ -147,6 +150,7 @@ impl Exchange {
                 &limits::request_body(content),
             ),
             again: None,
+            rest: None,
             waits_at: None,
             tries: 0,
             place: 0,
@@ -205,6 +209,76 @@ impl Exchange {
         }
         self.place = place;
         Some(pool)
+    }
+
+    /// Keeps the request, of which `bytes` is the head, to be sent again. Without memory for it it is just not sent again.
+    pub(super) fn keep(
+        &mut self,
+        reading: Option<&mut Reading>,
+        io: &Io<'_>,
+        site: &Site,
+        bytes: &OutQueue,
+    ) {
+        if self.again.is_some() || !may_repeat(&self.request) {
+            return;
+        }
+        self.again = match (self.request.host, reading) {
+            (None, Some(reading)) => self.keep_parts(reading, io, site).ok(),
+            _ => bytes.try_clone().ok(),
+        };
+    }
+
+    /// Keeps what is behind the host, and returns what is before it.
+    #[inline(never)] // Requests have a host.
+    fn keep_parts(
+        &mut self,
+        reading: &mut Reading,
+        io: &Io<'_>,
+        site: &Site,
+    ) -> Result<OutQueue, Failure> {
+        let (mut start, mut rest) = (OutQueue::new(), OutQueue::new());
+        let request = &self.request;
+        encode_with(
+            reading,
+            io,
+            site,
+            &[],
+            &mut start,
+            |head, bytes, _, queue| encode::request_start(head, request, bytes, queue),
+        )?;
+        encode_with(
+            reading,
+            io,
+            site,
+            &[],
+            &mut rest,
+            |head, bytes, forward, queue| {
+                encode::request_rest(head, request, bytes, forward, queue)
+            },
+        )?;
+        let rest = KBox::new(rest, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| Failure::NoMemory)?;
+        self.rest = Some(rest);
+        Ok(start)
+    }
+
+    /// Writes the request that was kept for the server of `checkout`.
+    pub(super) fn write_again(
+        &self,
+        again: &OutQueue,
+        checkout: &Checkout,
+        queue: &mut OutQueue,
+    ) -> Result<(), Failure> {
+        let copy = |kept: &OutQueue| kept.try_clone().map_err(|_| Failure::NoMemory);
+        *queue = copy(again)?;
+        if let Some(rest) = &self.rest {
+            let mut host = [0; ADDR_MAX];
+            let mut rest = copy(rest)?;
+            queue
+                .write(address(&mut host, checkout.pool()))
+                .and_then(|()| queue.append_queue(&mut rest))
+                .map_err(|_| Failure::NoMemory)?;
+        }
+        Ok(())
     }
 
     /// Notes that the server that was chosen has no connection for this.
@@ -334,23 +408,48 @@ pub(super) fn encode(
     checkout: &Checkout,
     queue: &mut OutQueue,
 ) -> Result<(), Failure> {
-    let mut client = [0; ADDR_MAX];
     let mut host = [0; ADDR_MAX];
+    let host = match request.host {
+        Some(_) => &[],
+        None => address(&mut host, checkout.pool()),
+    };
+    encode_with(
+        reading,
+        io,
+        site,
+        host,
+        queue,
+        |head, bytes, forward, queue| encode::request(head, request, bytes, forward, queue),
+    )
+}
+
+/// Writes what `write` does of the request's head; `host` is for a request without one.
+fn encode_with(
+    reading: &mut Reading,
+    io: &Io<'_>,
+    site: &Site,
+    host: &[u8],
+    queue: &mut OutQueue,
+    write: impl FnOnce(&Head, &HeadBytes<'_>, &encode::Forward<'_>, &mut OutQueue) -> Result<(), Full>,
+) -> Result<(), Failure> {
+    let mut client = [0; ADDR_MAX];
     let peer = io.peer();
     let (trusted, forwarded) = site.origin(peer);
     let forward = encode::Forward {
         client: address(&mut client, peer),
         scheme: b"http",
-        default_host: match request.host {
-            Some(_) => &[],
-            None => format(&mut host, format_args!("{}", checkout.pool().addr().get())),
-        },
+        default_host: host,
         trusted,
         forwarded,
     };
     queue.prepare(reading.room());
     let (head, bytes) = reading.complete(io)?;
-    encode::request(head, request, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)
+    write(head, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)
+}
+
+/// Formats a server's address.
+fn address<'a>(buffer: &'a mut [u8], pool: &Pool) -> &'a [u8] {
+    format(buffer, format_args!("{}", pool.addr().get()))
 }
 
 /// Writes an address into a buffer that is large enough.
