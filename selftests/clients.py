@@ -159,20 +159,43 @@ def connections():
         at_rest()
 
 
-@case("a connection whose client takes its time to take the last response counts until it is gone")
+@contextlib.contextmanager
+def one_connection(web, of_client):
+    """The client, or else the listener, may have one connection."""
+    if of_client:
+        with squall.sysctl(client_connections_max=1):
+            yield
+    else:
+        squall.write(f"{web.directory}/connections_max", 1)
+        yield
+        squall.write(f"{web.directory}/connections_max", 0)
+
+
+@case("a connection whose client takes its time to take the last bytes counts until it is gone, for client and listener")
 def lingering():
-    large = wire.plain_handler(lambda _head, _body: wire.response(bytes(200_000)))
-    with squall.sysctl(client_connections_max=1), wire.RawServer(large) as server, squall.Listener(server) as web:
-        with client_from(web) as client:
-            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.send(wire.request(fields=["Connection: close"]))
-            client.read(1)
-            # The response is complete for the proxy, whose session with the client is over.
-            until(lambda: web.server_stats()["busy"] == 0, 10, "the server's response has been taken")
-            check(is_reset(web), "a second connection beside one that is not gone")
-            client.read_rest()
+    def serve(peer, _number):
+        head = peer.read_head()
+        if not head.get("Upgrade"):
+            return peer.send(wire.response(bytes(200_000)))
+        peer.send(ws.switching(head))
+        return peer.send(ws.frame(bytes(200_000)))
+
+    with wire.RawServer(serve) as server, squall.Listener(server) as web:
+        for of_client, tunnel in ((True, False), (False, False), (True, True), (False, True)):
+            what = f"tunnel: {tunnel}, limit of the client: {of_client}"
+            with one_connection(web, of_client), client_from(web) as client:
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.send(ws.offer() if tunnel else wire.request(fields=["Connection: close"]))
+                equal(client.read_head().status, 101 if tunnel else 200, "status")
+                client.read(1)
+                client.finish_sending()
+                # The response is complete for the proxy, whose session with the client is over.
+                until(lambda: web.server_stats()["busy"] + web.stats()["tunnels_open"] + web.stats()["connections"] == 0, 10, what)
+                check(is_reset(web), f"a second connection beside one that is not gone, {what}")
+                # To read all through so small a window takes seconds.
+                client.reset()
+                until(lambda: passes(web), 5, f"a connection behind it passes, {what}")
         at_rest()
-        check(passes(web), "a connection behind it was refused")
 
 
 @case("new connections of one client per second: a burst passes, and then as many as the rate lets", limit=60)

@@ -181,6 +181,26 @@ pub(crate) enum Connection {
     Reset,
 }
 
+/// A client's connection that lingers when its session is over: it counts until it is gone.
+pub(crate) struct Lingering {
+    site: Arc<Site>,
+    _seat: Option<Seat>,
+}
+
+impl Lingering {
+    /// Begins to count it, before its session does not any more.
+    pub(crate) fn new(site: Arc<Site>, seat: Option<Seat>) -> Lingering {
+        site.counts.lingers.inc();
+        Lingering { site, _seat: seat }
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.site.counts.lingers_ended.inc();
+    }
+}
+
 /// Decides on a new connection of the client with the address that `peer` returns.
 pub(crate) fn connection(site: &Site, peer: impl FnOnce() -> IpAddr) -> Connection {
     let most = site.door.connections_max(None);

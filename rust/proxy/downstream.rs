@@ -9,7 +9,10 @@
 //! Context: softirq, the lock of the downstream connection held.
 
 use super::{
-    admission,
+    admission::{
+        self,
+        Lingering, //
+    },
     body::{
         Failure,
         Forwarded, //
@@ -60,6 +63,7 @@ use super::{
 };
 use crate::{
     net::{
+        clients::Seat,
         stats::{
             self,
             Counter, //
@@ -151,6 +155,11 @@ impl Downstream {
             reading: None,
             exchange: None,
         }
+    }
+
+    /// The session is over: has the connection count until it is gone.
+    pub(crate) fn linger(&mut self, seat: Option<Seat>) -> Lingering {
+        Lingering::new(self.site.clone(), seat)
     }
 
     fn is_idle(&self) -> bool {

@@ -5,7 +5,8 @@
 use super::{
     admission::{
         self,
-        Connection, //
+        Connection,
+        Lingering, //
     },
     downstream::{
         self,
@@ -60,8 +61,8 @@ pub(crate) type Io<'a> = net::Io<'a, Session>;
 
 /// The use of a connection.
 pub(crate) enum Session {
-    /// None any more. As long as the connection lingers it counts by limits on clients.
-    Released(Option<Seat>),
+    /// None any more. As long as a client's connection lingers it counts by limits on connections.
+    Released(Option<Lingering>),
     /// A client speaks HTTP/1 on it.
     ///
     /// Beside it, in room that there is, what it counts for by limits on clients.
@@ -98,8 +99,9 @@ impl net::Session for Session {
 
     fn rest(&mut self) -> Self {
         Session::Released(match self {
-            Session::Released(seat) | Session::Downstream(_, seat) => seat.take(),
-            Session::Tunnel(tunnel) => tunnel.take_seat(),
+            Session::Released(lingering) => lingering.take(),
+            Session::Downstream(downstream, seat) => Some(downstream.linger(seat.take())),
+            Session::Tunnel(tunnel) => tunnel.linger(),
             Session::Upstream(_) | Session::Check(_) => None,
         })
     }

@@ -90,6 +90,8 @@ pub(crate) struct Counts {
     pub(crate) refused: Tally,
     pub(crate) tunnels_opened: Tally,
     pub(crate) tunnels_closed: Tally,
+    pub(crate) lingers: Tally,
+    pub(crate) lingers_ended: Tally,
     pub(crate) no_route: Tally,
 }
 
@@ -158,14 +160,18 @@ impl Site {
         self.rules.lock().of(client)
     }
 
-    /// Returns how many connections there are, tunnels included.
+    /// Returns how many connections there are, tunnels included, and those that linger.
     pub(crate) fn connections(&self) -> u64 {
         let counts = &self.counts;
         // Those that end first, so that none of the differences is negative.
         let (closed, ended) = (counts.closed.get(), counts.tunnels_closed.get());
+        let gone = counts.lingers_ended.get();
         let (opened, tunnels) = (counts.opened.get(), counts.tunnels_opened.get());
+        let lingering = counts.lingers.get().saturating_sub(gone);
         let plain = opened.saturating_sub(closed);
-        plain.saturating_add(tunnels.saturating_sub(ended))
+        plain
+            .saturating_add(tunnels.saturating_sub(ended))
+            .saturating_add(lingering)
     }
 
     /// Has connections end as soon as no exchange is under way, and tunnels in their turn. Process context.

@@ -22,6 +22,7 @@ pub(crate) use self::shared::Shared;
 
 use self::shared::End;
 use super::{
+    admission::Lingering,
     session::{
         Conn,
         Io,
@@ -154,10 +155,13 @@ impl Tunnel {
         self
     }
 
-    /// Takes what the client's connection counts for.
-    pub(crate) fn take_seat(&mut self) -> Option<Seat> {
+    /// The session is over: has the client's connection count until it is gone.
+    pub(crate) fn linger(&mut self) -> Option<Lingering> {
         match self.side {
-            Side::Client => self.shared.take_seat(),
+            Side::Client => {
+                let (site, seat) = (self.shared.site.clone(), self.shared.take_seat());
+                Some(Lingering::new(site, seat))
+            }
             Side::Server => None,
         }
     }
