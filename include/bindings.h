@@ -153,6 +153,7 @@ struct squall_sysctl {
 	u32 client_connections_rate;
 	u32 client_connections_burst;
 	u32 client_connections_action;
+	u32 turned_away_max;
 	u32 client_requests_rate;
 	u32 client_requests_burst;
 	u32 client_upgrades_rate;

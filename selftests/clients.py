@@ -198,6 +198,36 @@ def lingering():
         at_rest()
 
 
+@case("connections that are turned away by an answer are bounded, from when they come until they are gone")
+def turned_away():
+    limits = squall.sysctl(client_connections_max=1, client_connections_action=1, turned_away_max=2, linger_timeout_ms=60_000)
+    with wire.RawServer(HELLO) as server, squall.Listener(server) as web, limits, contextlib.ExitStack() as stack:
+        only = stack.enter_context(client_from(web))
+        until(lambda: web.stats()["connections"] == 1, 5, "it is there")
+        silent, answered = (stack.enter_context(client_from(web)) for _ in range(2))
+        until(lambda: web.stats()["connections"] == 3, 5, "two that are turned away")
+        equal(ask(answered), (429, "1"), "status and Retry-After")
+        check(answered.ended(), "left open")
+        until(lambda: web.stats()["connections"] == 2, 5, "its session is over")
+        # One says nothing, the other one does not close.
+        with counting(web.stats, turned_away_limit=2, client_connections_limit=2):
+            for _ in range(2):
+                check(is_reset(web), "one beyond the bound was not reset")
+        check(silent.silent_for(0.1), "who says nothing was answered")
+        for gone in (answered, silent):
+            gone.close()
+
+            def is_answered():
+                with contextlib.suppress(ConnectionError), client_from(web) as another:
+                    return ask(another) == (429, "1")
+                return False
+
+            until(is_answered, 5, "another one is answered when one is gone")
+        only.close()
+        until(lambda: passes(web), 5, "a connection passes again")
+        at_rest()
+
+
 @case("new connections of one client per second: a burst passes, and then as many as the rate lets", limit=60)
 def connections_rate():
     limits = squall.sysctl(client_connections_rate=2, client_connections_burst=4)

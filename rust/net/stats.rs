@@ -146,6 +146,8 @@ counters! {
     ClientConnectionsLimit "client_connections_limit";
     /// Connections refused at `net.squall.client_connections_rate`.
     ClientConnectionsRateLimit "client_connections_rate_limit";
+    /// Connections reset at `net.squall.turned_away_max`.
+    TurnedAwayLimit "turned_away_limit";
     /// Requests refused at `client_requests_rate`.
     ClientRequestsLimit "client_requests_limit";
     /// Offers to upgrade refused at `client_upgrades_rate`.

@@ -128,6 +128,8 @@ values! {
     client_connections_burst;
     /// What becomes of a client's connection that is too many.
     client_connections_action;
+    /// Connections of a listener that are turned away by an answer at a time, at most.
+    turned_away_max;
     /// Requests of one client per second; 0 for any number.
     client_requests_rate;
     /// Requests of one client that may come at once.

@@ -69,11 +69,12 @@ const FAILURES: usize = 2;
 pub(crate) type Cause = Counter;
 
 /// Causes for which a listener refuses connections.
-const OF_LISTENER: [Cause; 4] = [
+const OF_LISTENER: [Cause; 5] = [
     Cause::AccessDenied,
     Cause::ConnectionsLimit,
     Cause::ClientConnectionsLimit,
     Cause::ClientConnectionsRateLimit,
+    Cause::TurnedAwayLimit,
 ];
 
 /// Causes for which a route refuses or delays requests.
@@ -116,7 +117,9 @@ pub(crate) struct Door {
     scope: Scope,
     /// Connections that the listener may have, tunnels included; 0 for any number.
     connections_max: Atomic<u32>,
-    refused: Tallies<4>,
+    /// Connections that are turned away by an answer, from when they are accepted until they are gone.
+    turned_away: Atomic<u32>,
+    refused: Tallies<5>,
 }
 
 impl Door {
@@ -125,6 +128,7 @@ impl Door {
         Door {
             scope: Scope::new(),
             connections_max: Atomic::new(0),
+            turned_away: Atomic::new(0),
             refused: Tallies::new(OF_LISTENER),
         }
     }
@@ -135,6 +139,21 @@ impl Door {
             self.connections_max.store(most, Relaxed);
         }
         self.connections_max.load(Relaxed)
+    }
+
+    /// Says whether a connection may be turned away by an answer; then it counts until it is [`Self::gone`].
+    fn turn_away(&self) -> bool {
+        if self.turned_away.fetch_add(1, Full) < sysctl::turned_away_max() {
+            return true;
+        }
+        self.gone();
+        self.refused.inc(Cause::TurnedAwayLimit);
+        false
+    }
+
+    /// Notes that a connection that was turned away by an answer is gone.
+    pub(crate) fn gone(&self) {
+        self.turned_away.fetch_sub(1, Full);
     }
 
     /// Writes what was refused.
@@ -175,7 +194,7 @@ impl Gate {
 pub(crate) enum Connection {
     /// It is served; the seat is held as long as it is open.
     Welcome(Option<Seat>),
-    /// Its first request is answered with 429.
+    /// Its first request is answered with 429; see [`Door::gone`].
     TurnedAway,
     /// It is reset.
     Reset,
@@ -185,18 +204,28 @@ pub(crate) enum Connection {
 pub(crate) struct Lingering {
     site: Arc<Site>,
     _seat: Option<Seat>,
+    turned_away: bool,
 }
 
 impl Lingering {
     /// Begins to count it, before its session does not any more.
-    pub(crate) fn new(site: Arc<Site>, seat: Option<Seat>) -> Lingering {
+    ///
+    /// `turned_away`: it is turned away by an answer.
+    pub(crate) fn new(site: Arc<Site>, seat: Option<Seat>, turned_away: bool) -> Lingering {
         site.counts.lingers.inc();
-        Lingering { site, _seat: seat }
+        Lingering {
+            site,
+            _seat: seat,
+            turned_away,
+        }
     }
 }
 
 impl Drop for Lingering {
     fn drop(&mut self) {
+        if self.turned_away {
+            self.site.door.gone();
+        }
         self.site.counts.lingers_ended.inc();
     }
 }
@@ -238,7 +267,8 @@ pub(crate) fn connection(site: &Site, peer: impl FnOnce() -> IpAddr) -> Connecti
     }
     match sysctl::client_connections_action() {
         0 => Connection::Reset,
-        _ => Connection::TurnedAway,
+        _ if site.door.turn_away() => Connection::TurnedAway,
+        _ => Connection::Reset,
     }
 }
 

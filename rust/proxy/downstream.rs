@@ -134,6 +134,8 @@ pub(crate) struct Downstream {
     requests: u32,
     /// Requests in a row that had come before the response to the one before was complete.
     pipelined: u16,
+    /// It counts as one that is turned away.
+    turned_away: bool,
     reading: Option<KBox<Reading>>,
     exchange: Option<KBox<Exchange>>,
 }
@@ -152,6 +154,7 @@ impl Downstream {
             },
             requests: 0,
             pipelined: 0,
+            turned_away,
             reading: None,
             exchange: None,
         }
@@ -159,7 +162,8 @@ impl Downstream {
 
     /// The session is over: has the connection count until it is gone.
     pub(crate) fn linger(&mut self, seat: Option<Seat>) -> Lingering {
-        Lingering::new(self.site.clone(), seat)
+        let turned_away = core::mem::take(&mut self.turned_away);
+        Lingering::new(self.site.clone(), seat, turned_away)
     }
 
     fn is_idle(&self) -> bool {
@@ -646,6 +650,9 @@ impl Downstream {
 
 impl Drop for Downstream {
     fn drop(&mut self) {
+        if self.turned_away {
+            self.site.door.gone();
+        }
         self.site.connection_closed();
     }
 }

@@ -160,7 +160,7 @@ impl Tunnel {
         match self.side {
             Side::Client => {
                 let (site, seat) = (self.shared.site.clone(), self.shared.take_seat());
-                Some(Lingering::new(site, seat))
+                Some(Lingering::new(site, seat, false))
             }
             Side::Server => None,
         }
