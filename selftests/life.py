@@ -453,6 +453,34 @@ def server_removed():
         done.set()
 
 
+@case("tunnels to an address that a server had before are closed when it is disabled or removed, in one order with the others")
+def former_address():
+    def serve(peer, _number):
+        peer.read_rest()
+
+    with ws.tunnel_server(serve) as one, ws.tunnel_server(serve) as other, squall.sysctl(drain_ms=ms(400)):
+        for end in (lambda directory: squall.write(f"{directory}/enable", 0), squall.remove_tree):
+            with squall.Listener(one) as web, contextlib.ExitStack() as stack:
+                directory = web.server_directory()
+                clients = []
+                for address in (one.address, other.address, one.address):
+                    squall.write(f"{directory}/address", address)
+                    web.wait_ready()
+                    clients += [stack.enter_context(ws.open_tunnel(web)) for _ in range(2)]
+                equal(web.server_stats()["tunnels_open"], 6, "tunnels of the server")
+                check(clients[0].silent_for(0.1), "the address alone ended a tunnel")
+                begun, times = time.monotonic(), []
+                with counted("drained", 6):
+                    end(directory)
+                    for client in clients:
+                        equal(ws.read_close(client, masked=False), GOING_AWAY, "the client's status code")
+                        times.append(time.monotonic() - begun)
+                # The last of six has its turn after five sixths.
+                check(max(times) > ms(400) / 1000 * 0.6, f"not in one order: {times}")
+                if end is not squall.remove_tree:
+                    until(lambda: web.server_stats()["tunnels_open"] == 0, 5, "no tunnel is left")
+
+
 @case("a route that is disabled answers 503 and has its tunnels closed; enabled again it serves")
 def route_disabled():
     with Stage(drain_ms=0) as stage, stage.web.connect() as client:

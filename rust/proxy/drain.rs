@@ -5,7 +5,12 @@
 //!
 //! A listener, a route and a server have one each. Context: any.
 
+use super::session::{
+    Conn,
+    DRAIN, //
+};
 use crate::net::{
+    stats::Tally,
     sysctl,
     AtomicMoment,
     Moment, //
@@ -68,5 +73,46 @@ impl Drain {
             .unwrap_or(0)
             .min(over);
         Some(since.after_ms(u32::try_from(after).unwrap_or(u32::MAX)))
+    }
+}
+
+/// The tunnels of a server, whichever of its addresses they were opened to.
+#[derive(Default)]
+pub(crate) struct Tunnels {
+    /// The server is disabled or removed.
+    pub(crate) drain: Drain,
+    opened: Tally,
+    closed: Tally,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain::new()
+    }
+}
+
+impl Tunnels {
+    /// Notes that a tunnel was opened.
+    pub(super) fn opened(&self) {
+        self.opened.inc();
+    }
+
+    /// Notes that a tunnel is closed.
+    pub(super) fn closed(&self) {
+        self.closed.inc();
+    }
+
+    /// Returns how many are open.
+    pub(crate) fn open(&self) -> u32 {
+        // The later one first, so that the difference is never negative.
+        let closed = self.closed.get();
+        let open = self.opened.get().saturating_sub(closed);
+        u32::try_from(open).unwrap_or(u32::MAX)
+    }
+
+    /// Has them end in their turn. Process context.
+    pub(crate) fn drain(&self) {
+        self.drain.begin(self.open());
+        Conn::post_all(DRAIN);
     }
 }

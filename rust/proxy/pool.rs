@@ -13,7 +13,7 @@
 //! Context: softirq. The pool's lock is a leaf: no other lock is taken under it.
 
 use super::{
-    drain::Drain,
+    drain::Tunnels,
     record::{
         backoff,
         Record, //
@@ -22,7 +22,6 @@ use super::{
         Conn,
         Mail,
         Session,
-        DRAIN,
         GONE,
         GRANTED,
         REFUSED_502,
@@ -63,7 +62,8 @@ use kernel::{
         atomic::{
             ordering::Relaxed,
             AtomicFlag, //
-        }, //
+        },
+        Arc, //
     }, //
 };
 
@@ -99,8 +99,8 @@ pub(crate) struct Server {
     addr: SocketAddr,
     #[pin]
     shared: BhLock<Shared>,
-    /// The server is disabled or removed.
-    pub(crate) drain: Drain,
+    /// Those of the server, which has other pools when its address is replaced.
+    pub(crate) tunnels: Arc<Tunnels>,
     /// A request failed since one was answered.
     failing: AtomicFlag,
     pub(crate) counts: Counts,
@@ -319,7 +319,7 @@ pub(crate) fn turn_to_connect() -> Moment {
 }
 
 /// Makes a pool, which begins to connect. Process context.
-pub(crate) fn start(addr: SocketAddr, size: Size) -> Result<ARef<Pool>> {
+pub(crate) fn start(addr: SocketAddr, size: Size, tunnels: Arc<Tunnels>) -> Result<ARef<Pool>> {
     let pool = Task::new(try_pin_init!(Server {
         addr,
         shared <- new_bh_lock!(Shared {
@@ -338,7 +338,7 @@ pub(crate) fn start(addr: SocketAddr, size: Size) -> Result<ARef<Pool>> {
             record: Record::default(),
             stopped: false,
         }),
-        drain: Drain::new(),
+        tunnels,
         failing: AtomicFlag::new(false),
         counts: Counts::default(),
     }))?;
@@ -376,8 +376,8 @@ impl Server {
         exchanges.saturating_add(self.tunnels_open())
     }
 
-    /// Returns how many tunnels are open.
-    pub(crate) fn tunnels_open(&self) -> u32 {
+    /// Returns how many tunnels to this address are open.
+    fn tunnels_open(&self) -> u32 {
         // The later one first, so that the difference is never negative.
         let closed = self.counts.tunnels_closed.get();
         let opened = self.counts.tunnels_opened.get();
@@ -406,11 +406,13 @@ impl Server {
 
     /// Notes that a tunnel was opened.
     pub(crate) fn tunnel_opened(&self) {
+        self.tunnels.opened();
         self.counts.tunnels_opened.inc();
     }
 
     /// Notes that a tunnel's server connection is closed.
     pub(crate) fn tunnel_closed(&self) {
+        self.tunnels.closed();
         self.counts.tunnels_closed.inc();
     }
 
@@ -640,12 +642,6 @@ pub(crate) fn resize(pool: &ARef<Pool>, size: Size) {
     (shared.target, shared.most) = (size.connections, size.most);
     drop(shared);
     pool.kick();
-}
-
-/// Has the tunnels to the server end in their turn. Process context.
-pub(crate) fn drain(pool: &ARef<Pool>) {
-    pool.drain.begin(pool.tunnels_open());
-    Conn::post_all(DRAIN);
 }
 
 /// Closes what is idle and makes no more connections; exchanges and tunnels go on. Any context.

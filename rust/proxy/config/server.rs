@@ -13,6 +13,7 @@ use super::{
     switch, //
 };
 use crate::proxy::{
+    drain::Tunnels,
     health::{
         self,
         Checks,
@@ -82,6 +83,8 @@ pub(super) struct ServerState {
     pub(super) plan: Plan,
     checks: Option<ARef<Checks>>,
     pool: Option<ARef<Pool>>,
+    /// Those to all addresses that it had.
+    tunnels: Arc<Tunnels>,
 }
 
 impl ServerDir {
@@ -113,6 +116,7 @@ impl ServerDir {
                 health_fall: 16,
             ],
         };
+        let tunnels = Arc::new(Tunnels::default(), GFP_KERNEL)?;
         let data = try_pin_init!(ServerDir {
             name: server,
             state <- new_mutex!(ServerState {
@@ -125,6 +129,7 @@ impl ServerDir {
                 plan: Plan::default(),
                 checks: None,
                 pool: None,
+                tunnels,
             }),
         });
         Ok(configfs::Group::new(name(dir)?, attributes, data))
@@ -195,11 +200,11 @@ impl ServerState {
 
 impl Drop for ServerState {
     fn drop(&mut self) {
-        let pool = self.pool.clone();
+        let had_address = self.pool.is_some();
         // Without a new pool there is nothing that could fail.
         let _ = self.set_pool(None);
-        if let Some(pool) = pool {
-            pool::drain(&pool);
+        if had_address {
+            self.tunnels.drain();
         }
     }
 }
@@ -219,7 +224,7 @@ impl AttributeOperations<0> for ServerDir {
     fn store(dir: &ServerDir, page: &[u8]) -> Result {
         let addr = address(&dir.name, page)?;
         let mut state = dir.state.lock();
-        let pool = pool::start(addr, state.size)?;
+        let pool = pool::start(addr, state.size, state.tunnels.clone())?;
         pool.set_fails_max(state.fails_max);
         pool.set_slow_start(state.slow_start);
         state.set_pool(Some(pool)).map_err(|err| {
@@ -265,7 +270,10 @@ impl AttributeOperations<2> for ServerDir {
     type Data = ServerDir;
 
     fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let Some(pool) = dir.state.lock().pool.clone() else {
+        let state = dir.state.lock();
+        let (pool, tunnels) = (state.pool.clone(), state.tunnels.clone());
+        drop(state);
+        let Some(pool) = pool else {
             return Ok(0);
         };
         let now = pool.snapshot();
@@ -276,7 +284,7 @@ impl AttributeOperations<2> for ServerDir {
             writeln!(text, "busy {}", now.busy)?;
             writeln!(text, "connecting {}", now.connecting)?;
             writeln!(text, "waiting {}", now.waiting)?;
-            writeln!(text, "tunnels_open {}", pool.tunnels_open())?;
+            writeln!(text, "tunnels_open {}", tunnels.open())?;
             writeln!(text, "failures {}", now.failures)?;
             writeln!(text, "backoff_ms {}", now.backoff)?;
             writeln!(text, "connects {}", counts.connects.get())?;
@@ -385,11 +393,10 @@ impl AttributeOperations<20> for ServerDir {
         let mut state = dir.state.lock();
         let was = core::mem::replace(&mut state.enabled, enabled);
         state.reshare();
-        if let Some(pool) = state.pool.as_ref().filter(|_| was != enabled) {
-            match enabled {
-                true => pool.drain.end(),
-                false => pool::drain(pool),
-            }
+        match enabled {
+            _ if was == enabled => {}
+            true => state.tunnels.drain.end(),
+            false => state.tunnels.drain(),
         }
         Ok(())
     }

@@ -326,7 +326,11 @@ impl Shared {
     }
 
     fn drains(&self) -> [&Drain; 3] {
-        [&self.site.drain, &self.route.drain, &self.pool.drain]
+        [
+            &self.site.drain,
+            &self.route.drain,
+            &self.pool.tunnels.drain,
+        ]
     }
 
     /// Returns when it is to be closed because something is being drained, if that is so.
