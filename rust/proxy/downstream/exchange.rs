@@ -436,7 +436,7 @@ fn encode_with(
     let peer = io.peer();
     let (trusted, forwarded) = site.origin(peer);
     let forward = encode::Forward {
-        client: address(&mut client, peer),
+        client: plain(&mut client, peer),
         scheme: b"http",
         default_host: host,
         trusted,
@@ -453,7 +453,7 @@ fn address<'a>(buffer: &'a mut [u8], pool: &Pool) -> &'a [u8] {
 }
 
 /// Writes an address into a buffer that is large enough.
-fn address(buffer: &mut [u8], addr: IpAddr) -> &[u8] {
+fn plain(buffer: &mut [u8], addr: IpAddr) -> &[u8] {
     let IpAddr::V4(addr) = addr else {
         return format(buffer, format_args!("{addr}"));
     };
