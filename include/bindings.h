@@ -165,6 +165,10 @@ struct squall_sysctl {
 	u32 tunnels_max;
 	u32 limit_action;
 	u32 limit_delay_max;
+	u32 sndbuf;
+	u32 memory_max_mib;
+	u32 client_memory_max_kib;
+	u32 ws_memory_max_kib;
 };
 
 extern struct squall_sysctl squall_sysctl;
@@ -218,6 +222,8 @@ void squall_work_setup(struct work_struct *work,
 void squall_registry_add(struct list_head *entry);
 void squall_registry_del(struct list_head *entry);
 void squall_registry_each(void (*fn)(struct list_head *entry, u32 arg), u32 arg);
+void squall_registry_rotate(void (*fn)(struct list_head *entry, void *arg),
+			    void *arg, u32 count);
 
 /* Sockets. */
 void squall_bh_lock_sock(struct sock *sk);
@@ -245,7 +251,8 @@ int squall_sk_connect(struct sock *sk, const void *addr, int len);
 void squall_sk_disconnect(struct sock *sk);
 bool squall_sk_shutdown_send(struct sock *sk);
 bool squall_can_send_control(void);
-void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 unsent_max);
+void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 sndbuf, u32 unsent_max);
+void squall_sk_buffers(struct sock *sk, u32 rcvbuf, u32 sndbuf);
 void squall_sk_keepalive(struct sock *sk, u32 ms);
 void squall_sk_peer(const struct sock *sk, u8 *addr, u16 *port);
 int squall_sk_state(const struct sock *sk);
@@ -255,6 +262,7 @@ bool squall_sk_writeable(struct sock *sk);
 bool squall_sk_write_queue_empty(const struct sock *sk);
 u32 squall_sk_acked(const struct sock *sk);
 void squall_sk_wait_space(struct sock *sk);
+void squall_sk_leave_space(struct sock *sk);
 void squall_sk_clear_urgent(struct sock *sk);
 u32 squall_sk_unread(struct sock *sk);
 bool squall_sk_fin_received(const struct sock *sk);
@@ -269,6 +277,15 @@ bool squall_skb_piece(struct sk_buff *skb, u32 offset,
 void squall_get_page(struct page *page);
 void squall_put_page(struct page *page);
 void *squall_frag_alloc(u32 size, struct page **page, u32 *offset);
+
+/* Memory. */
+int squall_memory_start(void);
+void squall_memory_stop(void);
+void squall_memory_add(s64 pages);
+s64 squall_memory_read(void);
+s64 squall_memory_sum(void);
+u64 squall_memory_total(void);
+bool squall_tcp_pressed(void);
 
 /* The access log. */
 int squall_log_register(void);

@@ -22,6 +22,7 @@ mod io;
 mod listener;
 pub(crate) mod lock;
 pub(crate) mod log;
+pub(crate) mod memory;
 mod pace;
 mod queue;
 mod rx;
@@ -166,9 +167,14 @@ impl<S: Session> Runtime<S> {
             // IPv6 may be disabled; then connecting to a server of it fails.
             let _ = bindings::squall_prime(10);
             clients::start(clients_max)?;
-            Conn::<S>::create_cache().inspect_err(|_| clients::stop())?;
+            memory::start::<S>().inspect_err(|_| clients::stop())?;
+            Conn::<S>::create_cache().inspect_err(|_| {
+                memory::stop();
+                clients::stop();
+            })?;
             to_result(bindings::squall_run_start(Some(serve_cpu::<S>))).inspect_err(|_| {
                 bindings::squall_conns_destroy();
+                memory::stop();
                 clients::stop();
             })?;
         }
@@ -186,7 +192,7 @@ impl<S: Session> Drop for Runtime<S> {
             .saturating_add(sysctl::ws_close_timeout())
             .saturating_add(sysctl::linger_timeout());
         let end = Moment::now().after_ms(patience);
-        while live() > 0 {
+        while live() > memory::TASKS {
             if !Moment::now().is_before(end) {
                 Conn::<S>::abort_all();
             }
@@ -197,6 +203,7 @@ impl<S: Session> Drop for Runtime<S> {
         // callbacks that have dropped the last reference and are about to return.
         unsafe {
             bindings::synchronize_rcu();
+            memory::stop();
             bindings::squall_run_stop();
             bindings::rcu_barrier();
             bindings::squall_conns_destroy();

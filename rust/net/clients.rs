@@ -71,6 +71,9 @@ const SWEEP_FULL: usize = 128;
 pub(crate) struct Scope(u32);
 
 impl Scope {
+    /// What the connections of a client hold, to whatever listener; see [`memory`](super::memory).
+    pub(super) const MEMORY: Scope = Scope(0);
+
     /// Makes a scope that no other is equal to.
     pub(crate) fn new() -> Scope {
         static LAST: Atomic<u32> = Atomic::new(0);
@@ -349,6 +352,17 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Does something with an entry that has something open: such a one stays where it is.
+    fn at<R>(&self, place: NonZeroU32, act: impl FnOnce(&mut Entry) -> R) -> Option<R> {
+        let place = place.get().wrapping_sub(1) as usize;
+        let number = place.checked_div(self.share)?;
+        let within = place.checked_rem(self.share)?;
+        let mut shard = self.shards.get(number)?.lock();
+        shard.entry(within).map(act)
+    }
+}
+
 /// Does something with what is known of a client, which is entered before if `make` says so. `None` if it is not in the
 /// table.
 fn with<R>(
@@ -403,16 +417,9 @@ pub(crate) struct Seat(NonZeroU32);
 impl Drop for Seat {
     fn drop(&mut self) {
         let Some(table) = table() else { return };
-        let place = self.0.get().wrapping_sub(1) as usize;
-        let number = place.checked_div(table.share).unwrap_or(0);
-        let within = place.checked_rem(table.share).unwrap_or(0);
-        let Some(shard) = table.shards.get(number) else {
-            return;
-        };
-        // An entry with something open stays where it is.
-        if let Some(entry) = shard.lock().entry(within) {
+        table.at(self.0, |entry| {
             entry.open = entry.open.saturating_sub(1);
-        }
+        });
     }
 }
 
@@ -430,6 +437,49 @@ pub(crate) fn open(key: &Key, most: u32, rate: Option<(usize, Rate)>) -> Result<
         entry.open = entry.open.saturating_add(1);
         Ok(Seat(place))
     })
+}
+
+/// Where a client is in the table, as long as it has something open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place(NonZeroU32);
+
+impl Place {
+    /// Returns it as a number, which is not 0.
+    pub(super) fn number(&self) -> u32 {
+        self.0.get()
+    }
+
+    /// Returns what has this number, if that is not 0.
+    pub(super) fn from_number(number: u32) -> Option<Place> {
+        NonZeroU32::new(number).map(Place)
+    }
+}
+
+/// Notes that a client opens `count` things; returns its place and how many it has then. Any context.
+pub(super) fn hold(key: &Key, count: u32) -> Result<(Place, u32), Refused> {
+    entered(key, |entry, place, _| {
+        entry.open = entry.open.saturating_add(count);
+        Ok((Place(place), entry.open))
+    })
+}
+
+/// Notes that a client opens or closes some of what it has open, and returns how many it has then. Any context. Who has
+/// closed all has no place any more.
+pub(super) fn change(place: &Place, by: i64) -> u32 {
+    let Some(table) = table() else { return 0 };
+    let changed = table.at(place.0, |entry| {
+        let open = i64::from(entry.open).saturating_add(by);
+        entry.open = u32::try_from(open.max(0)).unwrap_or(u32::MAX);
+        entry.open
+    });
+    changed.unwrap_or(0)
+}
+
+/// Returns how much a client has open. Any context.
+pub(super) fn opened(key: &Key) -> u32 {
+    // Who is not in the table has nothing.
+    let opened = with(key, false, |entry, _, _| entry.open);
+    opened.ok().flatten().unwrap_or(0)
 }
 
 /// Takes a token from a client's bucket; see [`Bucket::take`]. Any context.

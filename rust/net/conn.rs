@@ -33,6 +33,7 @@ use super::{
         new_bh_lock,
         BhLock, //
     },
+    memory::Account,
     queue::OutQueue,
     spare::{
         Keep,
@@ -87,6 +88,8 @@ pub(super) const EV_STATE: Events = 1 << 2;
 pub(super) const EV_TIMER: Events = 1 << 3;
 /// The module is being unloaded.
 pub(super) const EV_ABORT: Events = 1 << 4;
+/// It is one of those that hold most, while memory is short.
+pub(super) const EV_SHED: Events = 1 << 7;
 /// What is posted to a new connection: bytes and even a FIN may have come before the callbacks.
 pub(super) const ACCEPTED: Events = EV_RX | EV_STATE;
 /// The connection is on a run list.
@@ -114,6 +117,9 @@ pub(crate) trait Session: Default + Send + Sized + 'static {
 
     /// Takes what has to stay until the connection is gone, when the session is over and it lingers.
     fn rest(&mut self) -> Self;
+
+    /// Returns the client for whom it counts what `conn`, which this is the session of, holds.
+    fn client(&self, conn: &Conn<Self>) -> Option<IpAddr>;
 
     /// Makes the session of a new downstream connection, whose peer has the address that `peer` returns. Softirq, no
     /// lock held.
@@ -207,7 +213,6 @@ pub(super) struct Inbox<S: Session> {
     pub(super) mail: Option<S::Mail>,
     /// Who found the queue full and waits for room.
     pub(super) waiter: Option<ARef<Conn<S>>>,
-    pub(super) dead: bool,
 }
 
 /// The receiver of bytes or mail is closed, or does not take any: what it was to get comes back.
@@ -232,6 +237,7 @@ pub(crate) struct Conn<S: Session> {
     pub(super) run: UnsafeCell<bindings::llist_node>,
     refs: Refcount,
     pub(super) events: Atomic<u32>,
+    pub(super) account: Account,
     pub(super) sk: NonNull<bindings::sock>,
     pub(super) locked: UnsafeCell<Locked<S>>,
     #[pin]
@@ -318,7 +324,6 @@ impl<S: Session> Conn<S> {
             queue: OutQueue::counted(),
             mail: None,
             waiter: None,
-            dead: false,
         });
         // SAFETY: Every field but `socket`, which is initialised, is written, once. The memory does
         // not move: `ARef` keeps it where it is, which is what pinning asks for.
@@ -326,6 +331,7 @@ impl<S: Session> Conn<S> {
             addr_of_mut!((*place).run).write_bytes(0, 1);
             addr_of_mut!((*place).refs).write(Refcount::new(1));
             addr_of_mut!((*place).events).write(Atomic::new(0));
+            addr_of_mut!((*place).account).write(Account::new());
             // INVARIANT: We were given the reference.
             addr_of_mut!((*place).sk).write(sk);
             addr_of_mut!((*place).locked).write(UnsafeCell::new(Locked {
@@ -390,7 +396,8 @@ impl<S: Session> Conn<S> {
         // SAFETY: The caller holds the lock. INVARIANT: the user data is a counted reference.
         unsafe {
             bindings::squall_registry_add(conn.registry.get());
-            bindings::squall_sk_limits(sk, sysctl::rcvbuf(), sysctl::unsent_max());
+            let (rcvbuf, sndbuf) = (sysctl::rcvbuf(), sysctl::sndbuf());
+            bindings::squall_sk_limits(sk, rcvbuf, sndbuf, sysctl::unsent_max());
             bindings::squall_sk_hook(
                 sk,
                 user_data.cast(),
@@ -524,15 +531,12 @@ impl<S: Session> Conn<S> {
 
     /// Says whether the connection is closed or closing, and takes nothing any more.
     pub(crate) fn is_dead(&self) -> bool {
-        self.inbox.lock().dead
+        self.inbox.lock().queue.is_closed()
     }
 
     /// Says whether the receiver is slow: its queue is full.
     pub(crate) fn is_full(&self) -> bool {
-        self.inbox
-            .lock()
-            .queue
-            .is_full(sysctl::queue_high() as usize)
+        self.inbox.lock().queue.is_full(self.queue_high(self))
     }
 
     /// Puts `bytes` behind what is queued to be sent, and `mail` into the inbox, or neither.
@@ -544,7 +548,7 @@ impl<S: Session> Conn<S> {
         mail: Option<S::Mail>,
     ) -> Result<(), Undelivered<Option<S::Mail>>> {
         let mut inbox = self.inbox.lock();
-        if inbox.dead || (mail.is_some() && inbox.mail.is_some()) {
+        if inbox.queue.is_closed() || (mail.is_some() && inbox.mail.is_some()) {
             return Err(Undelivered(mail));
         }
         if inbox.queue.append_queue(bytes).is_err() {
@@ -584,7 +588,7 @@ impl<S: Session> Conn<S> {
     /// # Safety
     ///
     /// `entry` is the field `registry` of a connection.
-    unsafe fn of_registry(entry: *mut bindings::list_head) -> *const Self {
+    pub(super) unsafe fn of_registry(entry: *mut bindings::list_head) -> *const Self {
         let field: *mut Opaque<bindings::list_head> = entry.cast();
         // SAFETY: By the caller's promise.
         unsafe { kernel::container_of!(field, Self, registry) }

@@ -299,6 +299,23 @@ void squall_registry_each(void (*fn)(struct list_head *entry, u32 arg), u32 arg)
 	spin_unlock_bh(&squall_registry_lock);
 }
 
+/*
+ * As squall_registry_each(), for the next @count of them: they are at the end of
+ * the list then, and the next call goes on behind them.
+ */
+void squall_registry_rotate(void (*fn)(struct list_head *entry, void *arg),
+			    void *arg, u32 count)
+{
+	spin_lock_bh(&squall_registry_lock);
+	while (count-- && !list_empty(&squall_registry)) {
+		struct list_head *entry = squall_registry.next;
+
+		list_move_tail(entry, &squall_registry);
+		fn(entry, arg);
+	}
+	spin_unlock_bh(&squall_registry_lock);
+}
+
 /* The contiguous bytes of @skb at @offset, its fragment list left aside. */
 static bool skb_own_piece(struct sk_buff *skb, u32 offset,
 			  struct squall_piece *piece)

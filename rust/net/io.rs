@@ -18,6 +18,7 @@ use super::{
         NoMemory,
         OutQueue, //
     },
+    memory,
     rx::{
         self,
         Spliced,
@@ -121,7 +122,7 @@ impl<S: Session> Io<'_, S> {
     /// Says whether this connection's own queue is full; if so, `RESUME` is posted when it is not.
     pub(crate) fn wait_for_room(&mut self) -> bool {
         let mut inbox = self.conn.inbox.lock();
-        let full = inbox.queue.is_full(sysctl::queue_high() as usize);
+        let full = inbox.queue.is_full(self.conn.queue_high(self.conn));
         if full {
             inbox.waiter = Some(self.conn.into());
         }
@@ -161,7 +162,7 @@ impl<S: Session> Io<'_, S> {
     fn end(&mut self) {
         self.control.released = true;
         let mut inbox = self.conn.inbox.lock();
-        inbox.dead = true;
+        inbox.queue.close();
         let mail = inbox.mail.take();
         let waiter = inbox.waiter.take();
         drop(inbox);
@@ -223,6 +224,17 @@ impl<S: Session> Io<'_, S> {
         let ms = i32::try_from(ms).unwrap_or(i32::MAX);
         // SAFETY: `Io` exists while the lock is held. It fails for negative numbers only.
         let _ = unsafe { bindings::tcp_sock_set_user_timeout(self.conn.sk.as_ptr(), ms) };
+    }
+
+    /// Has this end of a tunnel keep to its part of `kib` KiB that the tunnel may hold; 0 for what a connection may.
+    pub(crate) fn limit_memory(&mut self, kib: u32) {
+        if kib > 0 {
+            let parts = memory::parts(kib);
+            // SAFETY: `Io` exists while the lock is held.
+            unsafe {
+                bindings::squall_sk_buffers(self.conn.sk.as_ptr(), parts.receive, parts.send)
+            };
+        }
     }
 
     /// Returns the peer's address, without the port.

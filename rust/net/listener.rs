@@ -16,6 +16,7 @@ use super::{
         ACCEPTED,
         EV_ABORT, //
     },
+    memory,
     stats::{
         self,
         Counter, //
@@ -30,7 +31,13 @@ use core::ptr::NonNull;
 use kernel::{
     error::to_result,
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        atomic::{
+            ordering::Relaxed,
+            AtomicFlag, //
+        }, //
+    }, //
 };
 
 /// Connections accepted before other softirq work gets its turn.
@@ -53,6 +60,8 @@ const IPPROTO_TCP: i32 = 6;
 struct Acceptor<S: Session> {
     lsk: NonNull<bindings::sock>,
     owner: S::Owner,
+    /// Connections are left in the queue because memory is short.
+    paused: AtomicFlag,
 }
 
 // SAFETY: The socket may be used by any CPU, and the owner is `Send` and `Sync`.
@@ -63,6 +72,10 @@ unsafe impl<S: Session> Sync for Acceptor<S> {}
 impl<S: Session> Run for Acceptor<S> {
     /// Accepts what waits.
     fn run(task: &ARef<Task<Self>>) {
+        if task.pauses() {
+            task.kick_after(memory::TICK_MS);
+            return;
+        }
         for _ in 0..BUDGET {
             let within = super::live() < i64::from(sysctl::connections_max());
             let events = if within { ACCEPTED } else { EV_ABORT };
@@ -85,6 +98,21 @@ impl<S: Session> Run for Acceptor<S> {
             }
         }
         task.kick();
+    }
+}
+
+impl<S: Session> Acceptor<S> {
+    /// Says whether what waits has to go on waiting because memory is short.
+    fn pauses(&self) -> bool {
+        memory::look();
+        // SAFETY: By the invariant.
+        let pauses =
+            memory::is_pressed() && unsafe { bindings::squall_accept_pending(self.lsk.as_ptr()) };
+        if pauses && !self.paused.load(Relaxed) {
+            stats::inc(Counter::AcceptPauses);
+        }
+        self.paused.store(pauses, Relaxed);
+        pauses
     }
 }
 
@@ -123,7 +151,11 @@ impl<S: Session> Listener<S> {
         // INVARIANT: Dropping the listener shuts the task down before it releases the socket.
         let acceptor = NonNull::new(lsk)
             .ok_or(EINVAL)
-            .and_then(|lsk| Task::new(try_init!(Acceptor::<S> { lsk, owner })));
+            .and_then(|lsk| Task::new(try_init!(Acceptor::<S> {
+                lsk,
+                owner,
+                paused: AtomicFlag::new(false),
+            })));
         let acceptor = match acceptor {
             Ok(acceptor) => acceptor,
             Err(err) => {

@@ -8,6 +8,7 @@
 
 use super::{
     bindings,
+    memory::PAGE,
     stats::{
         self,
         Counter, //
@@ -48,8 +49,33 @@ pub(crate) struct NoMemory;
 /// `len`.
 struct Chunk {
     page: NonNull<bindings::page>,
-    offset: u32,
+    /// Where the bytes are, below [`GATHERED`], and that bit if they were copied.
+    place: u32,
     len: u32,
+}
+
+/// The bytes of a chunk were copied into a piece of a page that others have the rest of.
+const GATHERED: u32 = 1 << 31;
+
+impl Chunk {
+    fn offset(&self) -> u32 {
+        self.place & !GATHERED
+    }
+
+    fn is_gathered(&self) -> bool {
+        self.place & GATHERED != 0
+    }
+
+    /// Returns how many bytes of memory the chunk keeps from being freed: of what was copied the part of a page that
+    /// was taken for it, else the pages that it touches.
+    fn held(&self) -> u32 {
+        let (from, unit) = match self.is_gathered() {
+            true => (0, GATHER),
+            false => (self.offset() % PAGE, PAGE),
+        };
+        let end = from.saturating_add(self.len);
+        end.checked_next_multiple_of(unit).unwrap_or(u32::MAX)
+    }
 }
 
 // SAFETY: A page reference may be given back on any CPU and in any context.
@@ -64,7 +90,7 @@ impl Clone for Chunk {
         // INVARIANT: The reference was just taken; the range is the same.
         Self {
             page: self.page,
-            offset: self.offset,
+            place: self.place,
             len: self.len,
         }
     }
@@ -124,7 +150,10 @@ pub(crate) struct OutQueue {
     /// What is behind it: `None` before `head`, `Some` from it on. Mostly there was none, and then the allocator
     /// need not be called to free nothing.
     chunks: ManuallyDrop<KVec<Option<Chunk>>>,
-    bytes: usize,
+    /// What it holds is bounded far below 4 GiB: its writers wait, or write a head.
+    bytes: u32,
+    /// Bytes of memory that all chunks together keep from being freed.
+    held: u32,
     spare: Option<NonNull<u8>>,
     /// At most as many as there are chunks.
     head: u32,
@@ -132,6 +161,8 @@ pub(crate) struct OutQueue {
     left: u16,
     /// What is in here counts as queued: it is a connection's.
     counted: bool,
+    /// Whose queue it is takes nothing any more.
+    closed: bool,
 }
 
 const _: () = assert!(FRAGMENT_MAX <= u16::MAX as usize);
@@ -162,10 +193,12 @@ impl OutQueue {
             first: None,
             chunks: ManuallyDrop::new(KVec::new()),
             bytes: 0,
+            held: 0,
             spare: None,
             head: 0,
             left: 0,
             counted: false,
+            closed: false,
         }
     }
 
@@ -190,7 +223,7 @@ impl OutQueue {
 
     /// Returns the number of bytes in the queue.
     pub(crate) fn len(&self) -> usize {
-        self.bytes
+        self.bytes as usize
     }
 
     /// Says whether the queue is empty.
@@ -198,9 +231,31 @@ impl OutQueue {
         self.bytes == 0
     }
 
-    /// Says whether a writer that can wait should: `high` bytes or [`MAX_CHUNKS`] are reached.
+    /// Returns the bytes of memory that the queue keeps from being freed.
+    pub(super) fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// Returns the bytes of memory that are missing to `high`.
+    pub(super) fn room(&self, high: usize) -> u32 {
+        u32::try_from(high)
+            .unwrap_or(u32::MAX)
+            .saturating_sub(self.held)
+    }
+
+    /// Has the queue, as that of a connection, take nothing any more. Who fills it looks for that.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Says whether the queue takes nothing any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Says whether a writer that can wait should: memory of `high` bytes or [`MAX_CHUNKS`] are reached.
     pub(crate) fn is_full(&self, high: usize) -> bool {
-        self.bytes >= high || self.chunks.len().saturating_sub(self.head as usize) >= MAX_CHUNKS
+        self.held as usize >= high || self.chunks.len().saturating_sub(self.head as usize) >= MAX_CHUNKS
     }
 
     /// Iterates over the chunks in order.
@@ -311,8 +366,10 @@ impl OutQueue {
         // SAFETY: `count <= left`, so the result is in the same fragment or one behind its end.
         *spare = unsafe { spare.add(count) };
         self.left -= count as u16;
+        let before = last.held();
         last.len += count as u32;
-        self.bytes += count;
+        self.held = self.held.saturating_sub(before).saturating_add(last.held());
+        self.bytes = self.bytes.saturating_add(count as u32);
         self.count_in(count);
     }
 
@@ -326,7 +383,7 @@ impl OutQueue {
         mem::forget(fragment);
         let chunk = Chunk {
             page,
-            offset,
+            place: offset | GATHERED,
             len: 0,
         };
         self.append(chunk)?;
@@ -361,7 +418,7 @@ impl OutQueue {
     }
 
     fn append(&mut self, chunk: Chunk) -> Result<(), NoMemory> {
-        let len = chunk.len as usize;
+        let (len, held) = (chunk.len, chunk.held());
         if self.first.is_none() && self.chunks.is_empty() {
             self.first = Some(chunk);
         } else {
@@ -370,9 +427,10 @@ impl OutQueue {
                 .push_within_capacity(Some(chunk))
                 .map_err(|_| NoMemory)?;
         }
-        self.bytes += len;
+        self.bytes = self.bytes.saturating_add(len);
+        self.held = self.held.saturating_add(held);
         self.left = 0;
-        self.count_in(len);
+        self.count_in(len as usize);
         Ok(())
     }
 
@@ -387,10 +445,37 @@ impl OutQueue {
         offset: u32,
         len: u32,
     ) -> Result<(), NoMemory> {
+        if self.extend(page, offset, len) {
+            return Ok(());
+        }
         // SAFETY: The caller promises that the page is alive.
         unsafe { bindings::squall_get_page(page.as_ptr()) };
-        // INVARIANT: The reference was just taken, and the caller vouches for the range.
-        self.append(Chunk { page, offset, len })
+        // INVARIANT: The reference was just taken, and the caller vouches for the range. A page is not so large that an
+        // offset has the highest bit.
+        let place = offset & !GATHERED;
+        self.append(Chunk { page, place, len })
+    }
+
+    /// Takes `len` bytes of `page` into the last chunk if they are right behind it: small segments of one page hold
+    /// that once.
+    fn extend(&mut self, page: NonNull<bindings::page>, offset: u32, len: u32) -> bool {
+        let Some(last) = Self::last(&mut self.first, &mut self.chunks) else {
+            return false;
+        };
+        let end = last.offset().checked_add(last.len);
+        let Some(all) = last.len.checked_add(len) else {
+            return false;
+        };
+        if last.page != page || last.is_gathered() || end != Some(offset) {
+            return false;
+        }
+        let before = last.held();
+        // INVARIANT: The reference is to the page, which has these bytes too.
+        last.len = all;
+        self.held = self.held.saturating_sub(before).saturating_add(last.held());
+        self.bytes = self.bytes.saturating_add(len);
+        self.count_in(len as usize);
+        true
     }
 
     /// Moves everything from `other` behind what is here. On failure `self` is as it was and
@@ -400,7 +485,8 @@ impl OutQueue {
         if self.is_empty() {
             mem::swap(self, other);
             mem::swap(&mut self.counted, &mut other.counted);
-            self.count_in(self.bytes);
+            mem::swap(&mut self.closed, &mut other.closed);
+            self.count_in(self.len());
             other.clear();
             return Ok(());
         }
@@ -425,15 +511,18 @@ impl OutQueue {
 
     /// Drops everything behind the first `len` bytes.
     pub(super) fn truncate(&mut self, len: usize) {
-        self.count_out(self.bytes.saturating_sub(len));
-        while self.bytes > len {
-            let excess = self.bytes - len;
+        self.count_out(self.len().saturating_sub(len));
+        while self.len() > len {
+            let excess = (self.len() - len) as u32;
             let Some(last) = Self::last(&mut self.first, &mut self.chunks) else {
                 return;
             };
-            let count = last.len as usize;
+            let count = last.len;
+            let before = last.held();
+            self.held = self.held.saturating_sub(before);
             if count > excess {
-                last.len -= excess as u32;
+                last.len -= excess;
+                self.held = self.held.saturating_add(last.held());
                 self.bytes -= excess;
             } else {
                 self.bytes -= count;
@@ -457,12 +546,13 @@ impl OutQueue {
 
     /// Drops everything, descriptors included.
     pub(crate) fn clear(&mut self) {
-        self.count_out(self.bytes);
+        self.count_out(self.len());
         self.first = None;
         if self.chunks.capacity() > 0 {
             drop(mem::take(&mut *self.chunks));
         }
         self.bytes = 0;
+        self.held = 0;
         self.spare = None;
         self.head = 0;
         self.left = 0;
@@ -477,7 +567,7 @@ impl OutQueue {
         for (chunk, place) in self.live().zip(room.iter_mut()) {
             place.write(bindings::bio_vec {
                 bv_page: chunk.page.as_ptr(),
-                bv_offset: chunk.offset,
+                bv_offset: chunk.offset(),
                 bv_len: chunk.len,
             });
             count += 1;
@@ -485,24 +575,28 @@ impl OutQueue {
         }
         // SAFETY: The first `count` were written.
         let pieces = unsafe { core::slice::from_raw_parts(room.as_ptr().cast(), count) };
-        let more = self.bytes > bytes;
+        let more = self.len() > bytes;
         (pieces, Filled { bytes, more })
     }
 
     /// Drops the first `count` bytes, which are no more than there are.
     pub(super) fn advance(&mut self, mut count: usize) {
-        self.count_out(count.min(self.bytes));
+        self.count_out(count.min(self.len()));
         while let Some(chunk) = self.front() {
             let len = chunk.len as usize;
+            let held = chunk.held();
             if count < len {
                 // INVARIANT: The range shrinks from its front. `count` fits, being below `len`.
-                chunk.offset += count as u32;
+                chunk.place += count as u32;
                 chunk.len -= count as u32;
-                self.bytes -= count;
+                let rest = chunk.held();
+                self.held = self.held.saturating_sub(held).saturating_add(rest);
+                self.bytes -= count as u32;
                 return;
             }
+            self.held = self.held.saturating_sub(held);
             count -= len;
-            self.bytes -= len;
+            self.bytes -= len as u32;
             self.pop_front();
         }
         self.clear();

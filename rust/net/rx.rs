@@ -11,6 +11,7 @@ use super::{
         Conn,
         Session, //
     },
+    memory,
     queue::{
         NoMemory,
         OutQueue, //
@@ -166,7 +167,6 @@ struct Splice<'a, S: Session, W: Watch> {
     left: u64,
     /// Unread bytes that are not looked at yet.
     unread: u64,
-    high: usize,
     splice_min: u32,
     stop: Stop,
     by_reference: u64,
@@ -252,21 +252,24 @@ impl<S: Session, W: Watch> Splice<'_, S, W> {
         want: u32,
     ) -> u32 {
         let mut inbox = self.to.inbox.lock();
-        if inbox.dead {
+        if inbox.queue.is_closed() {
             self.stop = Stop::Dead;
             return done;
         }
-        if inbox.queue.is_full(self.high) {
-            inbox.waiter = Some(self.from.into());
-            self.stop = Stop::Full;
-            return done;
-        }
+        let high = self.to.queue_high(self.from);
         while done < want {
+            if inbox.queue.is_full(high) {
+                inbox.waiter = Some(self.from.into());
+                self.stop = Stop::Full;
+                break;
+            }
             let Some(piece) = piece(skb, offset.wrapping_add(done)) else {
                 self.stop = Stop::Unreadable;
                 break;
             };
-            let take = piece.len.min(want - done);
+            // A page at least, so that it does not come to crumbs.
+            let room = inbox.queue.room(high).max(memory::PAGE);
+            let take = piece.len.min(want - done).min(room);
             if self.queue_piece(&mut inbox.queue, &piece, take).is_err() {
                 stats::inc(Counter::NoMemory);
                 self.stop = Stop::NoMemory;
@@ -363,7 +366,6 @@ pub(super) fn splice<S: Session, W: Watch>(
         skip,
         left: max,
         unread: u64::from(unread - skip),
-        high: sysctl::queue_high() as usize,
         splice_min: sysctl::splice_min(),
         stop: Stop::Done,
         by_reference: 0,

@@ -20,6 +20,7 @@ use super::{
         EV_ABORT,
         EV_RX,
         EV_SCHEDULED,
+        EV_SHED,
         EV_STATE,
         EV_TIMER,
         EV_TX,
@@ -117,6 +118,9 @@ impl<S: Session> Conn<S> {
         if events & EV_ABORT != 0 {
             locked.control.reset = true;
         }
+        if events & EV_SHED != 0 {
+            self.shed(&mut locked.control);
+        }
         if events & EV_TIMER != 0 {
             // Before the hooks, which may arm it anew.
             locked.control.armed = None;
@@ -153,7 +157,9 @@ impl<S: Session> Conn<S> {
             }
             self.timer_fired(locked);
         }
-        self.settle(locked)
+        let remains = self.settle(locked);
+        self.settle_account(locked);
+        remains
     }
 
     /// Calls a hook unless the session is over.
@@ -250,7 +256,7 @@ impl<S: Session> Conn<S> {
             }
             let error = control.error;
             // From here on nothing can be delivered: what a session does about its end relies on it.
-            self.inbox.lock().dead = true;
+            self.inbox.lock().queue.close();
             self.call(locked, |session, io| {
                 (io.control.hooks.closed)(session, io, error)
             });
@@ -330,6 +336,7 @@ impl<S: Session> Conn<S> {
             bindings::squall_sk_unhook(sk);
             bindings::squall_sk_release(sk);
             bindings::squall_registry_del(self.registry.get());
+            self.close_account();
             ARef::from_raw(NonNull::from(self))
         };
         // SAFETY: The timer is set up.
@@ -402,6 +409,7 @@ impl<S: Session> Conn<S> {
         conn.call(locked, |session, io| {
             (io.control.hooks.data_ready)(session, io)
         });
+        conn.settle_account(locked);
         let control = &locked.control;
         if control.released || control.reset || control.fin == Fin::Wanted || control.retry_rx {
             conn.post(EV_TX);
@@ -416,8 +424,7 @@ impl<S: Session> Conn<S> {
     pub(super) unsafe extern "C" fn write_space_callback(sk: *mut bindings::sock) {
         // SAFETY: TCP calls.
         if let Some(conn) = unsafe { Self::of(sk) } {
-            // SAFETY: The socket is alive and locked in one of the two forms.
-            if unsafe { bindings::squall_sk_writeable(sk) } {
+            if conn.wants_space() {
                 conn.post(EV_TX);
             }
         }
@@ -474,10 +481,10 @@ impl<S: Session> Remains<S> {
     }
 
     fn close_inbox(&mut self, mut inbox: BhGuard<'_, Inbox<S>>) {
-        inbox.dead = true;
         self._mail = inbox.mail.take();
         self.waiter = inbox.waiter.take();
         self._queue = mem::take(&mut inbox.queue);
+        inbox.queue.close();
     }
 }
 

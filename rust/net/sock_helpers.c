@@ -391,11 +391,20 @@ bool squall_sk_shutdown_send(struct sock *sk)
 	return tcp_sk(sk)->write_seq != seq;
 }
 
-/* @rcvbuf is what skbs may take with their overhead, not doubled again. */
-void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 unsent_max)
+/*
+ * What skbs may take with their overhead, not doubled again.  TCP changes
+ * neither any more.
+ */
+void squall_sk_buffers(struct sock *sk, u32 rcvbuf, u32 sndbuf)
 {
-	sk->sk_userlocks |= SOCK_RCVBUF_LOCK;
+	sk->sk_userlocks |= SOCK_RCVBUF_LOCK | SOCK_SNDBUF_LOCK;
 	WRITE_ONCE(sk->sk_rcvbuf, rcvbuf);
+	WRITE_ONCE(sk->sk_sndbuf, sndbuf);
+}
+
+void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 sndbuf, u32 unsent_max)
+{
+	squall_sk_buffers(sk, rcvbuf, sndbuf);
 	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, unsent_max);
 }
 
@@ -468,6 +477,13 @@ u32 squall_sk_acked(const struct sock *sk)
 void squall_sk_wait_space(struct sock *sk)
 {
 	set_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
+}
+
+/* Nobody waits for space: TCP need not call. */
+void squall_sk_leave_space(struct sock *sk)
+{
+	if (sk->sk_socket)
+		clear_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
 }
 
 /* One MSG_OOB byte would stop tcp_read_sock() for ever. */

@@ -164,6 +164,16 @@ counters! {
     Delayed "delayed";
     /// Clients for which there was no place or no memory in the table of clients.
     ClientsUntracked "clients_untracked";
+    /// Times memory became short: at `memory_max_mib`, or because TCP was short of it.
+    MemoryPressures "memory_pressures";
+    /// Connections reset because they held most while memory was short.
+    MemoryShed "memory_shed";
+    /// Times a listener left connections in the accept queue because memory was short.
+    AcceptPauses "accept_pauses";
+    /// Connections reset because their client reached `client_memory_max_kib`.
+    ClientMemoryResets "client_memory_resets";
+    /// Connections and offers refused because their client was close to `client_memory_max_kib`.
+    ClientMemoryLimit "client_memory_limit";
 }
 
 /// The first counter that the user of this module numbers.

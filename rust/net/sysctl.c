@@ -61,6 +61,7 @@ struct squall_sysctl squall_sysctl = {
 	.client_upgrades_burst = 20,
 	.upgrades_burst = 1000,
 	.limit_delay_max = 1000,
+	.sndbuf = 4194304,
 };
 
 /* The largest range any of them may have; each row narrows it. */
@@ -104,6 +105,7 @@ static const unsigned int percent_hi = 100, ws_rate_hi = 1 << 30;
 static const unsigned int connects_hi = 1000000;
 static const unsigned int one = 1, prefix_v4_hi = 32, prefix_v6_hi = 128;
 static const unsigned int rate_hi = 1000000, action_hi = 2;
+static const unsigned int tunnel_kib_hi = 1 << 20;
 
 #define ENTRY(member, lo, hi)						\
 	{								\
@@ -195,6 +197,10 @@ static struct ctl_table squall_table[] = {
 	ENTRY(tunnels_max, none, count_hi),
 	ENTRY(limit_action, none, action_hi),
 	TIMEOUT(limit_delay_max),
+	ENTRY(sndbuf, buf_lo, buf_hi),
+	ENTRY(memory_max_mib, none, any),
+	ENTRY(client_memory_max_kib, none, any),
+	ENTRY(ws_memory_max_kib, none, tunnel_kib_hi),
 };
 
 /* The range of the entry @name; false if there is none. */

@@ -152,6 +152,14 @@ values! {
     limit_action;
     /// Milliseconds by which a request may be delayed.
     limit_delay_max;
+    /// Bytes that what a socket holds unacknowledged may take, the overhead of its buffers included.
+    sndbuf;
+    /// MiB that all connections together may hold; 0 for a quarter of the machine's memory.
+    memory_max_mib;
+    /// KiB that the connections of one client may hold; 0 for any number.
+    client_memory_max_kib;
+    /// KiB that a tunnel may hold; 0 for what its connections may.
+    ws_memory_max_kib;
 }
 
 /// Returns the least and the largest value of `net.squall.<name>`. Process context.

@@ -74,8 +74,12 @@ fn send_queue<S: Session>(conn: &Conn<S>, flushed: &mut Flushed) -> Result<(), i
         // queue keeps until `advance()`: only we take from it, and we hold the socket's lock.
         let sent = match unsafe { send(conn, pieces, filled.bytes, filled.more) } {
             Ok(sent) => sent,
-            Err(Unsent::Space) => break,
+            Err(Unsent::Space) => {
+                conn.account.waits();
+                break;
+            }
             Err(Unsent::Memory) => {
+                conn.account.waits();
                 flushed.retry = true;
                 break;
             }
@@ -189,7 +193,7 @@ impl<'a, S: Session> Direct<'a, S> {
             sent: 0,
         };
         let inbox = conn.inbox.lock();
-        let is_clear = inbox.queue.is_empty() && !inbox.dead && direct.control.may_send();
+        let is_clear = inbox.queue.is_empty() && !inbox.queue.is_closed() && direct.control.may_send();
         drop(inbox);
         is_clear.then_some(direct)
     }
@@ -243,6 +247,7 @@ impl<S: Session> Drop for Direct<'_, S> {
         if self.sent > 0 {
             self.control.sent_now();
             stats::add(Counter::TxBytes, self.sent as u64);
+            self.conn.settle_sent();
         }
         // SAFETY: By the invariant.
         unsafe { bindings::squall_bh_unlock_sock(self.conn.sk.as_ptr()) };

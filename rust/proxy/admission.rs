@@ -30,6 +30,7 @@ use crate::net::{
         new_bh_lock,
         BhLock, //
     },
+    memory,
     stats::{
         self,
         Counter,
@@ -69,22 +70,24 @@ const FAILURES: usize = 2;
 pub(crate) type Cause = Counter;
 
 /// Causes for which a listener refuses connections.
-const OF_LISTENER: [Cause; 5] = [
+const OF_LISTENER: [Cause; 6] = [
     Cause::AccessDenied,
     Cause::ConnectionsLimit,
     Cause::ClientConnectionsLimit,
     Cause::ClientConnectionsRateLimit,
+    Cause::ClientMemoryLimit,
     Cause::TurnedAwayLimit,
 ];
 
 /// Causes for which a route refuses or delays requests.
-const OF_ROUTE: [Cause; 7] = [
+const OF_ROUTE: [Cause; 8] = [
     Cause::ClientRequestsLimit,
     Cause::ClientUpgradesLimit,
     Cause::ClientTunnelsLimit,
     Cause::ClientFailuresLimit,
     Cause::UpgradesLimit,
     Cause::TunnelsLimit,
+    Cause::ClientMemoryLimit,
     Cause::Delayed,
 ];
 
@@ -119,7 +122,7 @@ pub(crate) struct Door {
     connections_max: Atomic<u32>,
     /// Connections that are turned away by an answer, from when they are accepted until they are gone.
     turned_away: Atomic<u32>,
-    refused: Tallies<5>,
+    refused: Tallies<6>,
 }
 
 impl Door {
@@ -170,7 +173,7 @@ pub(crate) struct Gate {
     offers: Atomic<u32>,
     #[pin]
     upgrades: BhLock<Bucket>,
-    refused: Tallies<7>,
+    refused: Tallies<8>,
 }
 
 impl Gate {
@@ -239,7 +242,8 @@ pub(crate) fn connection(site: &Site, peer: impl FnOnce() -> IpAddr) -> Connecti
     }
     let most = sysctl::client_connections_max();
     let rate = sysctl::client_connections_rate();
-    if most == 0 && rate == 0 && !site.has_rules() {
+    let bounded = sysctl::client_memory_max_kib() > 0;
+    if most == 0 && rate == 0 && !bounded && !site.has_rules() {
         return Connection::Welcome(None);
     }
     let peer = peer();
@@ -250,6 +254,10 @@ pub(crate) fn connection(site: &Site, peer: impl FnOnce() -> IpAddr) -> Connecti
             site.door.refused.inc(Cause::AccessDenied);
             return Connection::Reset;
         }
+    }
+    if bounded && memory::is_client_tight(peer) {
+        site.door.refused.inc(Cause::ClientMemoryLimit);
+        return turn_away(site);
     }
     let rate = connections_rate().map(|rate| (CONNECTIONS, rate));
     if most == 0 && rate.is_none() {
@@ -265,11 +273,21 @@ pub(crate) fn connection(site: &Site, peer: impl FnOnce() -> IpAddr) -> Connecti
         // Without an account of it there is no telling how many of them there are.
         Refused::Untracked => return Connection::Reset,
     }
+    turn_away(site)
+}
+
+/// Returns what becomes of a client's connection that is too many.
+fn turn_away(site: &Site) -> Connection {
     match sysctl::client_connections_action() {
         0 => Connection::Reset,
         _ if site.door.turn_away() => Connection::TurnedAway,
         _ => Connection::Reset,
     }
+}
+
+/// Says whether no limit of clients holds for this one.
+pub(crate) fn is_exempt(site: &Site, client: IpAddr) -> bool {
+    site.has_rules() && site.access(client) == Access::Exempt
 }
 
 fn connections_rate() -> Option<Rate> {
@@ -346,7 +364,7 @@ impl Asking<'_> {
     }
 
     fn is_exempt(&self) -> bool {
-        self.site.has_rules() && self.site.access(self.peer) == Access::Exempt
+        is_exempt(self.site, self.peer)
     }
 
     /// Refuses the request with `status`, for `cause`; an offer has failed then.
@@ -448,7 +466,7 @@ pub(crate) fn failed(site: &Site, route: &Route, peer: IpAddr) {
     let Some(rate) = Rate::per_minute(most) else {
         return;
     };
-    if !(site.has_rules() && site.access(peer) == Access::Exempt) {
+    if !is_exempt(site, peer) {
         clients::charge(&Key::new(route.gate.scope, peer), FAILURES, &rate);
     }
 }
@@ -496,7 +514,8 @@ pub(crate) fn offer(
     let of_client = settings.get(Setting::ClientTunnelsMax);
     let failures = settings.get(Setting::ClientHandshakeFailuresMax);
     let most = settings.get(Setting::TunnelsMax);
-    if of_client == 0 && failures == 0 && most == 0 {
+    let bounded = sysctl::client_memory_max_kib() > 0;
+    if of_client == 0 && failures == 0 && most == 0 && !bounded {
         return Ok(None);
     }
     let asking = Asking {
@@ -505,6 +524,12 @@ pub(crate) fn offer(
         peer: peer(),
         offers: true,
     };
+    if bounded && !asking.is_exempt() && memory::is_client_tight(asking.peer) {
+        return Err(asking.refuse(Cause::ClientMemoryLimit, 429, 0));
+    }
+    if of_client == 0 && failures == 0 && most == 0 {
+        return Ok(None);
+    }
     let mut seat = None;
     if of_client > 0 && !asking.is_exempt() {
         let opened = clients::open(&asking.key(), of_client, None);

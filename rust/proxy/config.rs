@@ -21,6 +21,7 @@ use super::session::broken;
 use crate::{
     net::{
         clients,
+        memory,
         stats::{
             self,
             Counter, //
@@ -130,7 +131,11 @@ impl AttributeOperations<0> for Root {
             })?;
             let clients = clients::usage();
             writeln!(text, "clients {}", clients.clients)?;
-            writeln!(text, "clients_bytes {}", clients.bytes)
+            writeln!(text, "clients_bytes {}", clients.bytes)?;
+            let memory = memory::usage();
+            writeln!(text, "memory_bytes {}", memory.bytes)?;
+            writeln!(text, "memory_bytes_max {}", memory.most)?;
+            writeln!(text, "memory_pressed {}", u8::from(memory.pressed))
         })
     }
 }

@@ -32,6 +32,7 @@ use super::{
     reading::Reading,
     session::{
         count_request_error,
+        Conn,
         Io,
         Mail,
         Session,
@@ -88,6 +89,7 @@ use crate::{
         response::Asked, //
     }, //
 };
+use core::net::IpAddr;
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -141,6 +143,12 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
+    /// Returns the client for whom it counts what `conn`, which this is the session of, holds.
+    pub(crate) fn client(&self, conn: &Conn) -> Option<IpAddr> {
+        let client = conn.peer_ip();
+        (!admission::is_exempt(&self.site, client)).then_some(client)
+    }
+
     /// Makes the session of an accepted connection.
     ///
     /// `turned_away`: there are too many of its client's; its first request is refused.

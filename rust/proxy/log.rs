@@ -462,6 +462,7 @@ impl Record {
 pub(crate) fn closed(peer: By, errno: i32) -> (By, Why) {
     match errno {
         0 => (By::Proxy, Why::Unloaded),
+        _ if errno == -ENOMEM.to_errno() => (By::Proxy, Why::Memory),
         _ => (peer, Why::Reset),
     }
 }

@@ -106,6 +106,14 @@ impl net::Session for Session {
         })
     }
 
+    fn client(&self, conn: &Conn) -> Option<IpAddr> {
+        match self {
+            Session::Downstream(downstream, _) => downstream.client(conn),
+            Session::Tunnel(tunnel) => tunnel.client(conn),
+            Session::Released(_) | Session::Upstream(_) | Session::Check(_) => None,
+        }
+    }
+
     fn accepted(site: &Arc<Site>, peer: impl FnOnce() -> IpAddr) -> Accepted<Self> {
         let make = |turned_away| Downstream::new(site.clone(), turned_away);
         let (session, refused) = match admission::connection(site, peer) {

@@ -104,6 +104,8 @@ settings! {
     LimitAction limit_action c"limit_action";
     /// Milliseconds by which a request may be delayed.
     LimitDelayMax limit_delay_max c"limit_delay_max_ms";
+    /// KiB that a tunnel may hold; 0 for what its connections may.
+    WsMemoryMaxKib ws_memory_max_kib c"ws_memory_max_kib";
 }
 
 /// No value of its own.

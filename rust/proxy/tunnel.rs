@@ -22,7 +22,10 @@ pub(crate) use self::shared::Shared;
 
 use self::shared::End;
 use super::{
-    admission::Lingering,
+    admission::{
+        self,
+        Lingering, //
+    },
     session::{
         Conn,
         Io,
@@ -59,10 +62,12 @@ use crate::{
         Frames, //
     }, //
 };
+use core::net::IpAddr;
 use kernel::{
     error::code::{
         ECONNABORTED,
         ECONNRESET,
+        ENOMEM,
         EPIPE, //
     },
     sync::{
@@ -155,6 +160,15 @@ impl Tunnel {
         self
     }
 
+    /// Returns the client for whom it counts what `conn`, which this is the end of, holds.
+    pub(crate) fn client(&self, conn: &Conn) -> Option<IpAddr> {
+        let client = match self.side {
+            Side::Client => conn.peer_ip(),
+            Side::Server => self.peer.peer_ip(),
+        };
+        (!admission::is_exempt(&self.shared.site, client)).then_some(client)
+    }
+
     /// The session is over: has the client's connection count until it is gone.
     pub(crate) fn linger(&mut self) -> Option<Lingering> {
         match self.side {
@@ -169,6 +183,7 @@ impl Tunnel {
     /// Begins to relay, and to look at the time.
     pub(crate) fn start(&mut self, io: &mut Io<'_>) {
         io.set_user_timeout(self.shared.setting(Setting::WsSendTimeout));
+        io.limit_memory(self.shared.setting(Setting::WsMemoryMaxKib));
         self.rearm(io);
         self.relay(io);
     }
@@ -490,12 +505,15 @@ fn closed(session: &mut Session, io: &mut Io<'_>, errno: i32) {
         // Both FINs would have released the session: this is a reset, or a peer that vanished.
         // TCP gives an end up by ETIMEDOUT, or by what it heard meanwhile: mostly that there is no way to the host.
         let resets = [ECONNRESET, EPIPE, ECONNABORTED].map(|code| -code.to_errno());
-        let stalled = errno != 0 && !resets.contains(&errno);
+        let memory = errno == -ENOMEM.to_errno();
+        let stalled = errno != 0 && !memory && !resets.contains(&errno);
         if stalled {
             stats::inc(Counter::TunnelSendTimeouts);
         }
         // By no error it is our own reset: of what noted why, or of the module's unloading.
-        if errno != 0 {
+        if memory {
+            tunnel.shared.ended(End::NoMemory);
+        } else if errno != 0 {
             tunnel.shared.ended(match (tunnel.side, stalled) {
                 (Side::Client, false) => End::ClientReset,
                 (Side::Server, false) => End::ServerReset,

@@ -406,6 +406,8 @@ impl Upstream {
         if self.connecting {
             let timed_out = errno == -(kernel::error::code::ETIMEDOUT.to_errno());
             pool::connect_failed(&self.pool, pool::failure_event(timed_out));
+        } else if self.job.is_some() && errno == -ENOMEM.to_errno() {
+            self.failed(io, Failure::NoMemory);
         } else if let Some(job) = &self.job {
             if !io.fin_received() {
                 let (by, why) = log::closed(By::Server, errno);

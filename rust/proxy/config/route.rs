@@ -112,6 +112,7 @@ impl RouteDir {
                 tunnels_max: 128,
                 limit_action: 129,
                 limit_delay_max_ms: 130,
+                ws_memory_max_kib: 131,
             ],
         };
         let route = Route::new(name(dir)?)?;
@@ -330,6 +331,7 @@ setting_file! {
     128 TunnelsMax
     129 LimitAction
     130 LimitDelayMax
+    131 WsMemoryMaxKib
 }
 
 impl RouteDir {
