@@ -366,9 +366,11 @@ impl OutQueue {
         // SAFETY: `count <= left`, so the result is in the same fragment or one behind its end.
         *spare = unsafe { spare.add(count) };
         self.left -= count as u16;
-        let before = last.held();
+        // What was copied holds whole units. A head is written in many small pieces, most of which begin none.
+        let before = last.len.div_ceil(GATHER);
         last.len += count as u32;
-        self.held = self.held.saturating_sub(before).saturating_add(last.held());
+        let begun = last.len.div_ceil(GATHER).saturating_sub(before);
+        self.held = self.held.saturating_add(begun.saturating_mul(GATHER));
         self.bytes = self.bytes.saturating_add(count as u32);
         self.count_in(count);
     }
