@@ -6,6 +6,7 @@ delivered as complete is wrong, and everything works again afterwards.
 Needs a kernel with fault injection. Only allocations below a function of the module fail, TCP's on its behalf included.
 """
 
+import errno
 import hashlib
 import random
 import socket
@@ -14,7 +15,7 @@ import threading
 import time
 
 from lib import baseline, ktap, session, squall, wire, ws
-from lib.faults import LOG, failing, possible
+from lib.faults import LOG, choose_caches, failing, failing_nth, possible
 from lib.ktap import case, check, equal, until
 
 CONTENT = random.Random(1).randbytes(1 << 20)
@@ -288,6 +289,44 @@ def none():
 @case("one allocation in ten fails, then every second one", limit=120, log=LOG)
 def some():
     under([(10, 6), (50, 6)])
+
+
+@case("whichever allocation fails, a server's address is replaced altogether or not at all", log="squall.*refused|" + LOG)
+def address():
+    def named(name):
+        return wire.RawServer(wire.plain_handler(lambda _head, _body: wire.response(name)))
+
+    def answers(web):
+        with web.connect() as client:
+            client.send(wire.request())
+            return client.read_response()[1]
+
+    with named(b"old") as old, named(b"new") as new, squall.Listener(old) as web:
+        directory = web.server_directory()
+        squall.write(f"{directory}/health_path", "/")
+        until(lambda: web.server_stats()["checks"] > 0, 10, "a check")
+        choose_caches()
+        failed = 0
+        # Some that fail do not matter, and how many there are varies.
+        for number in range(1, 13):
+            try:
+                with failing_nth(number):
+                    squall.write(f"{directory}/address", new.address)
+            except OSError as error:
+                equal(error.errno, errno.ENOMEM, "errno")
+                failed += 1
+            else:
+                squall.write(f"{directory}/address", old.address)
+            equal(squall.read(f"{directory}/address"), old.address, f"address after allocation {number} failed")
+            equal(web.route_stats()["servers"], 1, "servers of the route")
+            equal(answers(web), b"old", "who answers")
+        ktap.note(f"{failed} allocations mattered")
+        check(failed > 3, "nothing failed")
+        squall.write(f"{directory}/address", new.address)
+        equal(squall.read(f"{directory}/address"), new.address, "address")
+        equal(web.route_stats()["servers"], 1, "servers of the route")
+        until(lambda: answers(web) == b"new", 5, "the new one answers")
+        until(lambda: web.server_stats()["checks"] > 0, 10, "a check of the new one")
 
 
 @case("a listener is removed while no allocation succeeds", limit=60, log=LOG)

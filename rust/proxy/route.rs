@@ -411,6 +411,16 @@ impl Route {
         Ok(())
     }
 
+    /// Has `pool` take the place of another one.
+    pub(crate) fn replace(&self, old: &Pool, pool: ARef<Pool>) {
+        let mut servers = self.servers.lock();
+        let found = servers.position(old);
+        let entry = found.and_then(|place| servers.entries.get_mut(place));
+        let replaced = entry.map(|entry| core::mem::replace(&mut entry.pool, pool));
+        drop(servers);
+        drop(replaced);
+    }
+
     /// Takes a server away.
     pub(crate) fn remove(&self, pool: &Pool) {
         let mut servers = self.servers.lock();

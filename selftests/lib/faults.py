@@ -57,3 +57,24 @@ def failing(percent, code=None):
     finally:
         for folder in folders:
             squall.write(f"{folder}/probability", 0)
+
+
+@contextlib.contextmanager
+def failing_nth(number):
+    """While entered, this thread's `number`th allocation fails that the module makes for it, such as for a file of configfs.
+
+    Of the caches that choose_caches() has chosen, which takes a second.
+    """
+    start, end = text_range()
+    settings = {
+        "verbose": 0, "ignore-gfp-wait": "N", "cache-filter": "Y", "stacktrace-depth": 32,
+        "reject-start": 0, "reject-end": 0, "require-start": start, "require-end": end,
+    }
+    for name, value in settings.items():
+        squall.write(f"{FAILSLAB}/{name}", value)
+    squall.write("/proc/thread-self/fail-nth", number)
+    try:
+        yield
+    finally:
+        squall.write("/proc/thread-self/fail-nth", 0)
+        squall.write(f"{FAILSLAB}/ignore-gfp-wait", "Y")

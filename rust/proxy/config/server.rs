@@ -142,35 +142,54 @@ impl ServerDir {
 }
 
 impl ServerState {
-    /// Replaces the pool, or takes it away.
-    fn set_pool(&mut self, pool: Option<ARef<Pool>>) -> Result {
-        if let Some(pool) = &pool {
-            self.route
-                .add(pool.clone(), self.share())
-                .inspect_err(|_| pool::stop(pool))?;
+    /// Has `pool` take the place of the one that there is, and of its checks; if that fails all stays as it was.
+    fn set_pool(&mut self, pool: &ARef<Pool>) -> Result {
+        let checks = self.new_checks(pool)?;
+        let placed = match &self.pool {
+            Some(old) => {
+                self.route.replace(old, pool.clone());
+                Ok(())
+            }
+            None => self.route.add(pool.clone(), self.share()),
+        };
+        if let Err(err) = placed {
+            shut_down(checks);
+            return Err(err);
         }
-        if let Some(old) = core::mem::replace(&mut self.pool, pool) {
+        shut_down(core::mem::replace(&mut self.checks, checks));
+        if let Some(old) = self.pool.replace(pool.clone()) {
+            pool::stop(&old);
+        }
+        Ok(())
+    }
+
+    /// Takes the pool away.
+    fn take_pool(&mut self) {
+        shut_down(self.checks.take());
+        if let Some(old) = self.pool.take() {
             self.route.remove(&old);
             pool::stop(&old);
         }
-        self.look_after()
+    }
+
+    /// Begins the checks that the plan wants for a pool.
+    fn new_checks(&self, pool: &ARef<Pool>) -> Result<Option<ARef<Checks>>> {
+        match self.plan.path.is_empty() {
+            true => Ok(None),
+            false => health::start(pool.clone(), &self.plan).map(Some),
+        }
     }
 
     /// Has the server looked after as the plan says now.
     pub(super) fn look_after(&mut self) -> Result {
         let checks = match &self.pool {
-            Some(pool) if !self.plan.path.is_empty() => {
-                Some(health::start(pool.clone(), &self.plan)?)
-            }
-            Some(pool) => {
-                pool.end_checks();
-                None
-            }
+            Some(pool) => self.new_checks(pool)?,
             None => None,
         };
-        if let Some(old) = core::mem::replace(&mut self.checks, checks) {
-            old.shutdown();
+        if let (Some(pool), None) = (&self.pool, &checks) {
+            pool.end_checks();
         }
+        shut_down(core::mem::replace(&mut self.checks, checks));
         Ok(())
     }
 
@@ -198,11 +217,17 @@ impl ServerState {
     }
 }
 
+/// Ends checks.
+fn shut_down(checks: Option<ARef<Checks>>) {
+    if let Some(checks) = checks {
+        checks.shutdown();
+    }
+}
+
 impl Drop for ServerState {
     fn drop(&mut self) {
         let had_address = self.pool.is_some();
-        // Without a new pool there is nothing that could fail.
-        let _ = self.set_pool(None);
+        self.take_pool();
         if had_address {
             self.tunnels.drain();
         }
@@ -227,9 +252,13 @@ impl AttributeOperations<0> for ServerDir {
         let pool = pool::start(addr, state.size, state.tunnels.clone())?;
         pool.set_fails_max(state.fails_max);
         pool.set_slow_start(state.slow_start);
-        state.set_pool(Some(pool)).map_err(|err| {
-            let why = format_args!("the route has too many servers");
-            refuse(&dir.name, "address", page, why, err)
+        state.set_pool(&pool).map_err(|err| {
+            pool::stop(&pool);
+            let why = match err {
+                ENOSPC => "the route has too many servers",
+                _ => "no memory",
+            };
+            refuse(&dir.name, "address", page, format_args!("{why}"), err)
         })
     }
 }
