@@ -292,7 +292,10 @@ impl<S: Session> Conn<S> {
                 }
             }
             Err(error) => {
-                control.error = error;
+                // The first one says why, others only that it is closed.
+                if control.error == 0 {
+                    control.error = error;
+                }
                 control.reset = true;
                 return;
             }

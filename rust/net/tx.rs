@@ -217,8 +217,13 @@ impl<'a, S: Session> Direct<'a, S> {
         };
         // SAFETY: By the invariant, and the caller's promise.
         let sent = unsafe { send(self.conn, &[piece], len as usize, more) };
-        // What did not go is queued, and the flush of that finds out why.
-        let sent = sent.unwrap_or(0);
+        // What did not go is queued, and the flush of that finds out why; but what ended a connection TCP tells once.
+        let sent = sent.unwrap_or_else(|unsent| {
+            if let (Unsent::Dead(error), 0) = (unsent, self.control.error) {
+                self.control.error = error;
+            }
+            0
+        });
         self.sent = self.sent.saturating_add(sent);
         sent as u32
     }
