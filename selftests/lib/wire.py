@@ -76,11 +76,13 @@ class Wire:
         sock.settimeout(ktap.seconds(timeout))
 
     @classmethod
-    def connect(cls, address, mss=None, timeout=20, namespace=None, rcvbuf=None):
-        """Connects to "host:port"; from another network namespace if one is given."""
+    def connect(cls, address, mss=None, timeout=20, namespace=None, rcvbuf=None, source=None):
+        """Connects to "host:port"; from another network namespace, or from another address, if one is given."""
         family, target = split_address(address)
         sock = namespace.socket(family) if namespace else socket.socket(family)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source:
+            sock.bind((source, 0))
         if mss:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
         if rcvbuf:
