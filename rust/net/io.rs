@@ -14,11 +14,11 @@ use super::{
         EV_TX,
         RESUME, //
     },
+    memory,
     queue::{
         NoMemory,
         OutQueue, //
     },
-    memory,
     rx::{
         self,
         Spliced,

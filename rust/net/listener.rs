@@ -106,8 +106,8 @@ impl<S: Session> Acceptor<S> {
     fn pauses(&self) -> bool {
         memory::look();
         // SAFETY: By the invariant.
-        let pauses =
-            memory::is_pressed() && unsafe { bindings::squall_accept_pending(self.lsk.as_ptr()) };
+        let waits = unsafe { bindings::squall_accept_pending(self.lsk.as_ptr()) };
+        let pauses = waits && memory::is_pressed();
         if pauses && !self.paused.load(Relaxed) {
             stats::inc(Counter::AcceptPauses);
         }
@@ -149,13 +149,13 @@ impl<S: Session> Listener<S> {
         // SAFETY: The socket was just created, so its sock is there.
         let lsk = unsafe { (*socket.as_ptr()).sk };
         // INVARIANT: Dropping the listener shuts the task down before it releases the socket.
-        let acceptor = NonNull::new(lsk)
-            .ok_or(EINVAL)
-            .and_then(|lsk| Task::new(try_init!(Acceptor::<S> {
+        let acceptor = NonNull::new(lsk).ok_or(EINVAL).and_then(|lsk| {
+            Task::new(try_init!(Acceptor::<S> {
                 lsk,
                 owner,
                 paused: AtomicFlag::new(false),
-            })));
+            }))
+        });
         let acceptor = match acceptor {
             Ok(acceptor) => acceptor,
             Err(err) => {

@@ -95,6 +95,8 @@ const SHED_LEAST: u32 = 16;
 
 /// Least KiB of a tunnel's bound: less would not do for one segment each way.
 const TUNNEL_KIB_MIN: u32 = 512;
+/// The most that the setting takes.
+const TUNNEL_KIB_MAX: u32 = 1 << 20;
 
 /// Bytes by which one segment may exceed what a socket may send, and a piece what a queue may hold.
 const SEGMENT: u32 = 72 << 10;
@@ -379,7 +381,7 @@ pub(super) struct Parts {
 /// Returns the parts of a tunnel's bound in KiB: an eighth is for what each socket holds unread, an eighth for each queue,
 /// and a quarter for what each socket has sent.
 pub(super) fn parts(kib: u32) -> Parts {
-    let bytes = kib.max(TUNNEL_KIB_MIN).min(1 << 21).wrapping_mul(1024);
+    let bytes = kib.clamp(TUNNEL_KIB_MIN, TUNNEL_KIB_MAX).wrapping_mul(1024);
     Parts {
         receive: sysctl::rcvbuf().min((bytes / 8).saturating_sub(PIECE)),
         send: sysctl::sndbuf().min((bytes / 4).saturating_sub(SEGMENT)),

@@ -255,7 +255,8 @@ impl OutQueue {
 
     /// Says whether a writer that can wait should: memory of `high` bytes or [`MAX_CHUNKS`] are reached.
     pub(crate) fn is_full(&self, high: usize) -> bool {
-        self.held as usize >= high || self.chunks.len().saturating_sub(self.head as usize) >= MAX_CHUNKS
+        self.held as usize >= high
+            || self.chunks.len().saturating_sub(self.head as usize) >= MAX_CHUNKS
     }
 
     /// Iterates over the chunks in order.

@@ -193,7 +193,8 @@ impl<'a, S: Session> Direct<'a, S> {
             sent: 0,
         };
         let inbox = conn.inbox.lock();
-        let is_clear = inbox.queue.is_empty() && !inbox.queue.is_closed() && direct.control.may_send();
+        let is_clear =
+            inbox.queue.is_empty() && !inbox.queue.is_closed() && direct.control.may_send();
         drop(inbox);
         is_clear.then_some(direct)
     }
