@@ -30,9 +30,7 @@ TIMEOUTS = {
 
 def watchful(peer):
     """A reset for which there was no memory is heard with the next probe: hosts that care send some."""
-    for option, value in ((socket.TCP_KEEPIDLE, 4), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 5)):
-        peer.sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    peer.probe()
     peer.sock.settimeout(BOUND)
 
 

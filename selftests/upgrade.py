@@ -6,12 +6,15 @@ All connections are held by one thread, each with a listener and a server of its
 they fail together.
 """
 
+import collections
 import contextlib
 import fnmatch
 import os
 import select
 import socket
 import struct
+import subprocess
+import threading
 import time
 
 from lib import baseline, faults, ktap, netns, session, squall, wire, ws
@@ -19,7 +22,7 @@ from lib.ktap import case, check, equal, until
 
 OFFER = ws.offer()
 SWITCH = ws.switching(wire.Head(OFFER[:-2]))
-EARLY, DATA = ws.frame(bytes(30_000), masked=True), ws.frame(b"from the server")
+EARLY, DATA = ws.frame(bytes(3000), masked=True), ws.frame(b"from the server")
 ONCE = b"never sent twice"
 BYE = struct.pack(">H", 1000)
 CLOSE = ws.frame(BYE, opcode=8)
@@ -68,7 +71,9 @@ def words(data):
         if len(data) < start + size:
             return [*found, "part"]
         close = data[0] & 15 == 8
-        found.append(str(int.from_bytes(data[start : start + 2], "big")) if close else "data")
+        key = data[start - 4 : start] if data[1] & 128 else bytes(4)
+        code = int.from_bytes(bytes(a ^ b for a, b in zip(data[start : start + 2], key)), "big")
+        found.append(str(code) if close else "data")
         data = data[start + size :]
     return found
 
@@ -204,7 +209,7 @@ def early(pair):
     pair.client.send(OFFER + EARLY)
     pair.server = pair.asked()
     # Whatever comes now comes together with this.
-    if pair.fault != "client vanishes":
+    if pair.fault not in ("client vanishes", "no memory"):
         pair.server.send(SWITCH + DATA)
 
 
@@ -325,7 +330,9 @@ def good_again(pairs):
 
 @case("an end that sends FIN or RST, or closes, at any point of an upgrade", limit=40)
 def ended():
-    with stage(FAULTS) as pairs:
+    # Nothing here is ended by a timeout, however long it takes to bring all to their points.
+    patient = dict.fromkeys(("first_byte_timeout_ms", "head_timeout_ms", "queue_timeout_ms", "ws_handshake_timeout_ms"), 120_000)
+    with stage(FAULTS, **patient) as pairs:
         for pair in pairs:
             end = pair.client if pair.fault.startswith("client") else pair.server or pair.accept()
             FAULTS[pair.fault](end)
@@ -342,6 +349,271 @@ def ended():
                 saw += " / " + story(faulty)
             compare(pair, saw, SEEN[pair.point][list(FAULTS).index(pair.fault)])
         good_again(pairs)
+
+
+
+# Longer than it takes to bring all to their points.
+SOON = ktap.scaled(1000, 8000)
+TIMEOUTS = {
+    "first_byte_timeout_ms": SOON, "head_timeout_ms": SOON, "keepalive_timeout_ms": SOON, "queue_timeout_ms": SOON,
+    "ws_handshake_timeout_ms": SOON, "ws_send_timeout_ms": SOON, "ws_idle_timeout_ms": SOON * 3 // 2,
+    "send_timeout_ms": ms(500), "linger_timeout_ms": ms(200), "ws_close_timeout_ms": ms(500), "connect_timeout_ms": ms(500),
+}  # fmt: skip
+# When the client, or the server, vanishes: what the other one sees, and which timeout ends it.
+VANISHED = {
+    "opened": ("-", "first_byte_timeouts", "504 fin", "ws_handshake_timeouts"),
+    "half_head": ("-", "request_timeouts", "504 fin", "ws_handshake_timeouts"),
+    "queued": ("-", "response_timeouts", "504 fin", "response_timeouts"),
+    "silent": ("reset", "ws_handshake_timeouts", "504 fin", "ws_handshake_timeouts"),
+    # The rest of the 101 comes, and then bytes, for a client that is gone.
+    "half_101": ("reset", "ws_send_timeouts", "504 fin", "ws_handshake_timeouts"),
+    "early": ("*reset", "ws_send_timeouts", "101 data 1001 fin", "ws_idle_timeouts"),
+    "idle": ("1001 fin", "ws_idle_timeouts", "1001 fin", "ws_idle_timeouts"),
+    "server_stopped": ("*reset", "ws_send_timeouts", "reset", "ws_send_timeouts"),
+    "client_stopped": ("reset", "ws_send_timeouts", "*reset", "ws_send_timeouts"),
+    "closing": ("fin", "ws_idle_timeouts", "1001 fin", "ws_idle_timeouts"),
+}
+
+
+@case("an end that vanishes at any point of an upgrade, without a word: the timeout that is due ends it", limit=60)
+def vanished():
+    with netns.Namespace("gone", 1) as gone:
+        # So that the neighbour is known to be gone before the timeouts are over, and TCP hears of it, as it often does.
+        squall.write("/proc/sys/net/ipv4/neigh/gone/retrans_time_ms", 100)
+        with stage(("client vanishes", "server vanishes"), gone, **TIMEOUTS) as pairs:
+            before = squall.module_stats()
+            gone.run("ip link set gone down")
+            for pair in pairs:
+                if pair.fault == "server vanishes":
+                    if pair.point in ("opened", "half_head"):
+                        finish(pair.client, OFFER[60 if pair.point == "half_head" else 0 :])
+                elif pair.point in ("half_101", "early"):
+                    pair.server.send(SWITCH[40:] if pair.point == "half_101" else SWITCH + DATA)
+            for pair in pairs:
+                seen, _, seen_of_server, _ = VANISHED[pair.point]
+                if pair.fault == "server vanishes":
+                    compare(pair, story(pair.client), seen_of_server)
+                elif seen != "-":
+                    compare(pair, story(pair.server), seen)
+                for end in (pair.client, pair.server):
+                    if end and not pair.blocker:
+                        end.close()
+                # What is left is the client with the request before.
+                count = 1 if pair.blocker else 0
+                until(lambda: pair.web.stats()["connections"] == count, BOUND, lambda: f"{pair}: {pair.web.stats()}")  # noqa: B023
+            after = squall.module_stats()
+            wanted = collections.Counter(name for row in VANISHED.values() for name in row[1::2])
+            equal({name: after[name] - before[name] for name in wanted}, dict(wanted), "what ended them")
+            gone.run("ip link set gone up")
+            good_again(pairs)
+
+
+
+def steps(pair):
+    """What both ends would do next."""
+    if pair.point in ("opened", "half_head"):
+        pair.client.send(OFFER[60 if pair.point == "half_head" else 0 :])
+    elif pair.point == "server_stopped":
+        pair.server.buffer = pair.server.read(20_000)
+    elif pair.point == "client_stopped":
+        pair.client.buffer = pair.client.read(20_000)
+    elif pair.point == "closing":
+        pair.server.send(CLOSE)
+        pair.server.finish_sending()
+    elif pair.point == "idle":
+        pair.server.send(DATA)
+        pair.client.send(EARLY)
+    else:
+        step = {"queued": wire.response(), "silent": SWITCH, "half_101": SWITCH[40:], "early": SWITCH + DATA}
+        pair.server.send(step[pair.point])
+
+
+@case("no allocation succeeds during the next step from any point: each comes to its end, or goes on", limit=60, log=faults.LOG)
+def memory():
+    if not faults.possible():
+        raise ktap.Skip("this kernel cannot fail allocations")
+    quick = dict.fromkeys(("ws_handshake_timeout_ms", "linger_timeout_ms", "ws_half_closed_timeout_ms"), SOON)
+    with stage(("no memory",), **quick) as pairs:
+        before = squall.module_stats()["no_memory"]
+        for pair in pairs:
+            for end in pair.ends:
+                end.probe()
+        with faults.failing(100):
+            for pair in pairs:
+                with contextlib.suppress(OSError, wire.Closed):
+                    steps(pair)
+            time.sleep(ms(200) / 1000)
+        check(squall.module_stats()["no_memory"] > before, "nothing failed")
+        saw = collections.defaultdict(list)
+        for pair in pairs:
+            for end in (pair.client, pair.server):
+                if end:
+                    finish(end)
+        for pair in pairs:
+            saw[pair.point].append(story(pair.client))
+            check(fnmatch.fnmatchcase(saw[pair.point][-1], "*fin") or saw[pair.point][-1].endswith("reset"), f"{pair}: {saw}")
+        ktap.note(dict(saw))
+        good_again(pairs)
+
+
+# What the client and the server see when the listener and the module are removed: nothing if it had got everything.
+UNLOADED = {
+    "opened": ("fin", None), "half_head": ("reset", None), "queued": ("502 fin", "reset"), "silent": ("reset", "reset"),
+    "half_101": ("reset", "reset"), "early": ("101 data 1001 fin", "data 1001 fin"), "idle": ("1001 fin", "1001 fin"),
+    # Between frames it is told, in the middle of one it is reset.
+    "server_stopped": ("1001 fin|*reset", "*reset"), "client_stopped": ("*reset", "1001 fin|*reset"), "closing": ("1001 fin", "fin"),
+}  # fmt: skip
+
+
+def unload():
+    """Removes the listeners and the module, whatever is open."""
+    for name in ("drain_ms", "ws_close_timeout_ms", "linger_timeout_ms"):
+        squall.write(f"{squall.SYSCTL}/{name}", 0 if name == "drain_ms" else ms(300))
+    for name in os.listdir(squall.ROOT):
+        if os.path.isdir(f"{squall.ROOT}/{name}"):
+            squall.remove_tree(f"{squall.ROOT}/{name}")
+    subprocess.run(["rmmod", "squall"], check=True)
+
+
+@case("the module is unloaded with a connection at every point of an upgrade, and loaded again", limit=60)
+def unloaded():
+    base = baseline.Baseline()
+    with contextlib.ExitStack() as stack:
+        # What is put back at the end needs the module.
+        stack.callback(squall.load)
+        pairs = stack.enter_context(stage(("rmmod",)))
+        unload()
+        try:
+            for pair in pairs:
+                for end, wanted in zip((pair.client, pair.server), UNLOADED[pair.point]):
+                    if wanted:
+                        compare(pair, story(end), wanted)
+                pair.leave()
+            for pair in pairs:
+                pair.door.close()
+            base.check()
+        finally:
+            squall.load()
+    with Pair("opened", "after insmod") as pair:
+        pair.web.wait_ready()
+        pair.upgrade()
+        balanced([pair])
+
+
+def both(peer, _number):
+    """A server of requests and of tunnels."""
+    while True:
+        head = peer.read_head()
+        if head.get("Upgrade"):
+            peer.send(ws.switching(head))
+            # Answers each message, until the end.
+            while True:
+                peer.send(ws.frame(peer.read(len(EARLY))[8:11]))
+        peer.send(wire.response(b"fine"))
+
+
+class Load:
+    """Clients that ask and upgrade again and again; `counts` has what came of it, by kind."""
+
+    def __init__(self, web):
+        self.web, self.counts, self.stop, self.trouble = web, collections.Counter(), threading.Event(), []
+        self.threads = [threading.Thread(target=self.run, args=(kind,), daemon=True) for kind in ("get", "upgrade") * 2]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, kind):
+        """Exchanges of one kind."""
+        while not self.stop.is_set():
+            try:
+                with self.web.connect() as client:
+                    client.send(wire.request() if kind == "get" else OFFER)
+                    status = client.read_head().status
+                    if status == 101:
+                        for _ in range(3):
+                            client.send(EARLY)
+                            client.read(5)
+                    self.counts[kind, status] += 1
+            except socket.timeout:
+                self.trouble.append(f"{kind}: a client waited")
+            except (OSError, wire.Closed) as error:
+                # A tunnel ends with its server.
+                self.counts[kind, type(error).__name__] += 1
+                time.sleep(0.005)
+
+    def finish(self):
+        """Waits for what is under way."""
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(ktap.seconds(BOUND))
+            check(not thread.is_alive(), "a client hangs")
+        check(not self.trouble, lambda: self.trouble[0])
+        ktap.note(dict(self.counts))
+
+
+def flap(server, rounds):
+    """A server that is down 200 ms and up 200 ms in turn; it is up at the end."""
+    for _ in range(rounds):
+        server.stop()
+        time.sleep(ms(200) / 1000)
+        server.start()
+        time.sleep(ms(200) / 1000)
+
+
+@case("a server that flaps beside another, and all servers down and up, under requests and upgrades: nothing is lost", limit=60)
+def flapping():
+    one, other = wire.RawServer(both), wire.RawServer(both)
+    settings = squall.sysctl(backoff_max_ms=ms(100), client_tunnels_max=1000)
+    with one, other, settings, squall.Listener(one, other) as web:
+        load = Load(web)
+        flap(one, ktap.scaled(8, 4))
+        # Who asks is served by the other, and an offer is lost only with the connection that it was sent on.
+        wrong = {key: count for key, count in load.counts.items() if key not in ALLOWED and key[1] != 101}
+        check(not wrong, f"while one server flaps: {load.counts}")
+        one.stop()
+        other.stop()
+        until(lambda: load.counts["get", 502] > 4 and load.counts["upgrade", 502] > 4, BOUND, "502 while all are down")
+        one.start()
+        begun = time.monotonic()
+        # The last backoff, a quarter more, and what it takes to connect.
+        until(lambda: web.route_stats()["servers_up"] == 1, 1, "one of them is up in time", pause=0.005)
+        ktap.note(f"up after {1000 * (time.monotonic() - begun):.0f} ms")
+        time.sleep(0.1)
+        other.start()
+        before = load.counts["get", 502]
+        until(lambda: web.route_stats()["servers_up"] == 2, 1, "both are up in time", pause=0.005)
+        time.sleep(0.2)
+        equal(load.counts["get", 502], before, "requests refused when a server was up")
+        load.finish()
+        until(lambda: not web.unrest(), BOUND, lambda: f"all is at its base: {web.unrest()}")
+        equal(squall.module_stats()["queued_bytes"], 0, "queued bytes")
+
+
+ALLOWED = {("get", 200), ("upgrade", 502), *((kind, name) for kind in ("get", "upgrade") for name in ("Closed", "ConnectionResetError"))}
+
+
+@case("the module unloads while servers flap, while all are down, and right after one is back", limit=60)
+def unloaded_while_flapping():
+    for state in ("flapping", "down", "back"):
+        base = baseline.Baseline()
+        with wire.RawServer(both) as one, wire.RawServer(both) as other:
+            with squall.Listener(one, other) as web:
+                load = Load(web)
+                if state == "flapping":
+                    turns = threading.Thread(target=flap, args=(one, 2))
+                    turns.start()
+                else:
+                    one.stop()
+                    other.stop()
+                time.sleep(ms(250) / 1000)
+                if state == "back":
+                    one.start()
+                load.stop.set()
+                squall.unload()
+                load.finish()
+                if state == "flapping":
+                    turns.join()
+        base.check()
+        squall.load()
 
 
 session.main()
