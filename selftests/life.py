@@ -11,7 +11,7 @@ import time
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from lib import ktap, peers, session, squall, wire, ws
+from lib import baseline, crowd as crowds, ktap, peers, session, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 GOING_AWAY, POLICY, RESTART = 1001, 1008, 1012
@@ -499,12 +499,12 @@ def route_disabled():
         until(lambda: squall.read_stats(route)["tunnels_open"] == 1, 10, "the first tunnel is gone")
 
 
-@case("many tunnels go on sending, each byte in its place, while everything is reconfigured", limit=120)
-def reconfigured():
-    count = ktap.scaled(1000, 100)
-    message = ws.frame(b"through the change", masked=True)
-    with ws.echo_server() as server, squall.Listener(server) as web:
-        clients = [ws.open_tunnel(web, timeout=60) for _ in range(count)]
+CROWD = ktap.scaled(10_000, 500)
+
+
+@case(f"{CROWD} tunnels are open at once and echo while everything is reconfigured; closed or reset, they leave nothing", limit=60)
+def crowd():
+    with peers.Echo() as server, squall.Listener(server) as web, crowds.Crowd(web.address) as tunnels:
         route, kept = f"{web.directory}/{squall.ROUTE}", web.server_directory(0)
         changes = [
             (f"{kept}/connections", 7), (f"{kept}/connections_max", 3000), (f"{kept}/weight", 9), (f"{kept}/backup", 1),
@@ -513,23 +513,51 @@ def reconfigured():
             (f"{web.directory}/trusted", "192.0.2.0/24"), (f"{web.directory}/forwarded", 1),
             (f"{squall.SYSCTL}/ws_lifetime_jitter", 20), (f"{squall.SYSCTL}/queue_high", 140_000),
         ]
+        # What the kernel keeps ready from now on is not counted.
+        tunnels.open(crowds.WINDOW)
+        tunnels.close(range(crowds.WINDOW))
+        tunnels.socks.clear()
+        until(lambda: web.stats()["tunnels_open"] == 0, 10, "the first tunnels are gone")
+        memory, before, served = baseline.objects(), squall.module_stats(), server.counts()
+        clock = ktap.Clock()
+        tunnels.open(CROWD)
+        clock.note(f"{CROWD} tunnels opened")
+        equal(web.stats()["tunnels_open"], CROWD, "tunnels open")
         with squall.sysctl(ws_lifetime_jitter=10, queue_high=131072):
             for number, (path, value) in enumerate(changes):
-                for client in clients[number :: len(changes)]:
-                    client.send(message)
-                squall.write(path, value)
-                os.mkdir(f"{route}/more")
-                squall.write(f"{route}/more/address", server.address)
-                for client in clients[number :: len(changes)]:
-                    equal(client.read(len(message)), message, f"echo after {path}")
+
+                def change(path=path, value=value):
+                    squall.write(path, value)
+                    os.mkdir(f"{route}/more")
+                    squall.write(f"{route}/more/address", server.address)
+
+                tunnels.echo(range(number, CROWD, len(changes)), number, change)
                 os.rmdir(f"{route}/more")
-        for client in clients:
-            client.send(message)
-        for client in clients:
-            equal(client.read(len(message)), message, "echo after all changes")
-        equal(squall.read_stats(web.directory)["tunnels_open"], count, "tunnels open")
-        for client in clients:
-            client.close()
+        clock.note("a message through each while everything was changed")
+        tunnels.echo(range(CROWD), len(changes))
+        clock.note("a message through each, all at once")
+        equal(web.stats()["tunnels_open"], CROWD, "tunnels open")
+        at_work = baseline.objects()
+        tunnels.close(range(0, CROWD, 2))
+        clock.note("half of them closed")
+        tunnels.reset(range(1, CROWD, 2))
+        until(lambda: web.stats()["tunnels_open"] == web.stats()["connections"] == 0, 20, "all tunnels are gone")
+        clock.note("half of them reset")
+        web.connections = 7
+        web.wait_ready()
+        now, stats = squall.module_stats(), web.server_stats()
+        grown = {name: now[name] - before[name] for name in ("tunnels", "tunnels_closed", "frames", "no_memory", "entries_other")}
+        frames = 4 * CROWD + 2 * (CROWD // 2)
+        equal(grown, {"tunnels": CROWD, "tunnels_closed": CROWD, "frames": frames, "no_memory": 0, "entries_other": 0}, "growth of counters")
+        equal(now["queued_bytes"], 0, "queued_bytes")
+        equal([stats[name] for name in ("busy", "connecting", "waiting", "tunnels_open")], [0] * 4, "what the pool has under way")
+        equal(stats["idle"], stats["connected"], "connections of the pool")
+        half = CROWD // 2
+        served = {name: value - served[name] for name, value in server.counts().items()}
+        equal([served[name] for name in ("tunnels", "closes", "resets")], [CROWD, half, half], "tunnels, Close frames and resets of the server")
+        clock.note("counted")
+        baseline.check_objects(memory, at_work, CROWD // 10)
+        clock.note("memory")
 
 
 @case("unloading waits for tunnels to be closed in their turn, and no longer than it may", limit=60)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What must be back where it was once the module is gone: TCP sockets and memory, slab objects."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -37,6 +38,49 @@ def slab():
     except OSError:
         pass
     return found
+
+
+def objects():
+    """Slab objects in use, by the name of their cache or by the size of those that kmalloc() returns, and "Slab", what all take in KiB.
+
+    None on the debug kernel: KASAN keeps freed objects in quarantine, where they count as used.
+    """
+    if ktap.SLOW:
+        return None
+    found = {}
+    with open("/proc/slabinfo", encoding="ascii") as file:
+        for line in file:
+            words = line.split()
+            name = words[0]
+            if name in SLAB_CACHES or name.startswith(("kmalloc-", "skbuff_")) and "reclaim" not in name:
+                # What each processor keeps ready counts as used.
+                with contextlib.suppress(OSError), open(f"/sys/kernel/slab/{name}/shrink", "w", encoding="ascii") as shrink:
+                    shrink.write("1")
+    with open("/proc/slabinfo", encoding="ascii") as file:
+        for line in file:
+            words = line.split()
+            if words[0].startswith("kmalloc-"):
+                size = f"kmalloc {words[3]}"
+                found[size] = found.get(size, 0) + int(words[1])
+            elif words[0] in SLAB_CACHES or words[0].startswith("skbuff_"):
+                found[words[0]] = int(words[1])
+    with open("/proc/meminfo", encoding="ascii") as file:
+        found["Slab"] = next(int(line.split()[1]) for line in file if line.startswith("Slab:"))
+    return found
+
+
+def check_objects(before, at_work, slack):
+    """Fails if some cache has more than `slack` objects above `before`; tells what was there in between (of `objects()` all)."""
+    if before is None:
+        return
+    check_grown = lambda: {
+        name: (before.get(name, 0), count)
+        for name, count in objects().items()
+        if name != "Slab" and not name.startswith("tw_") and count > before.get(name, 0) + slack
+    }
+    # Some are freed by RCU.
+    ktap.until(lambda: not check_grown(), 5, lambda: f"no cache has grown by more than {slack} objects: {check_grown()}", 0.3)
+    ktap.note(f"Slab: {before['Slab']} KiB before, {at_work['Slab']} at work, {objects()['Slab']} after")
 
 
 def own_sockets():

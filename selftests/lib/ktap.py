@@ -99,6 +99,19 @@ def until(predicate, limit, what, pause=0.02):
         time.sleep(pause)
 
 
+class Clock:
+    """Notes how long each part of a case took."""
+
+    def __init__(self):
+        self.last = time.monotonic()
+
+    def note(self, what):
+        """The part that ends here."""
+        now = time.monotonic()
+        note(f"{what}: {now - self.last:.1f} s")
+        self.last = now
+
+
 class _KernelLog:
     """Lines of warning level or worse that were logged since the last look."""
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Real servers and clients: processes that are started once, told by their first line that they are ready."""
 
+import json
 import os
 import signal
 import subprocess
@@ -76,6 +77,19 @@ def node_app(**options):
 def python_app(**options):
     """WebSocket application with Python's `websockets`."""
     return Peer(lambda peer: ["python3", f"{PEERS}/app.py", peer.host, str(peer.port)], **options)
+
+
+class Echo(Peer):
+    """The server for very many connections, peers/echo.py."""
+
+    def __init__(self, **options):
+        super().__init__(lambda peer: ["python3", f"{PEERS}/echo.py", peer.host, str(peer.port)], **options)
+
+    def counts(self):
+        """What it has seen."""
+        with wire.Wire.connect(self.address) as client:
+            client.send(wire.request("/stats"))
+            return json.loads(client.read_response()[1])
 
 
 _shared = {}
