@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Raw HTTP/1 over a socket, byte by byte under the test's control: the client's and the server's end alike."""
 
+import contextlib
 import ctypes
 import hashlib
 import socket
@@ -316,23 +317,30 @@ class RawServer:
             self.trouble.append(trouble)
         finally:
             wire.close()
+            self._forget(wire)
+
+    def _forget(self, wire):
+        """Keeps nothing of a connection that has ended: a thread that is not let go keeps its stack."""
+        with contextlib.suppress(ValueError):  # stop() was first
+            self.wires.remove(wire)
+            self.threads.remove(threading.current_thread())
 
     def stop(self):
         """Refuses from now on and closes every connection."""
         if self.listener:
             # shutdown() wakes the thread that is blocked in accept(); close() alone would not.
             self._shut_down(self.listener)
-        for wire in self.wires:
+        for wire in list(self.wires):
             self._shut_down(wire.sock)
         # A thread that is woken from poll() looks the descriptor up again. Were it closed here and in use for something else
         # by then, the thread would go on waiting, and keep the socket.
         limit = time.monotonic() + ktap.seconds(1)
-        for thread in self.threads:
+        for thread in list(self.threads):
             thread.join(max(limit - time.monotonic(), 0))
         if self.listener:
             self.listener.close()
             self.listener = None
-        for wire in self.wires:
+        for wire in list(self.wires):
             # Also for a handler that waits for something else than this connection.
             wire.close()
         self.wires.clear()
