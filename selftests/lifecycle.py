@@ -172,28 +172,6 @@ def unload_under_traffic():
     remove_under_traffic(ktap.scaled(8, 3))
 
 
-@case("peers of a removed listener see the end of their connections", limit=60)
-def peers_see_the_end():
-    ended = threading.Event()
-
-    def serve(peer, _number):
-        try:
-            peer.read_rest()
-        except ConnectionResetError:
-            pass
-        ended.set()
-
-    with ws.tunnel_server(serve) as server:
-        with squall.Listener(server) as web:
-            client = ws.open_tunnel(web)
-        try:
-            equal(ws.read_close(client, masked=False), 1001, "status code after the listener was removed")
-        except ConnectionResetError:
-            check(False, "the client was reset")
-        check(ended.wait(ktap.seconds(10)), "the server was told nothing")
-        client.close()
-
-
 @case("connections whose peers say nothing more are gone when the module is", limit=60)
 def silent_peers():
     base = baseline.Baseline()

@@ -162,31 +162,4 @@ def _try_send(client, data):
         return False
 
 
-@case("a client that is gone before the 101 frees its server's connection, by FIN or by RST")
-def gone_before_101():
-    for leave in (wire.Wire.close, wire.Wire.reset):
-        asked, ended = threading.Event(), threading.Event()
-
-        def serve(peer, _number, asked=asked, ended=ended):
-            head = peer.read_head()
-            asked.set()
-            time.sleep(0.3)
-            try:
-                peer.send(ws.switching(head) + b"too late")
-                peer.read_rest()
-            except OSError:
-                pass
-            ended.set()
-
-        with wire.RawServer(serve) as server, squall.Listener(server, connections=1) as web:
-            client = web.connect()
-            client.send(ws.offer())
-            check(asked.wait(ktap.seconds(5)), "the offer reached the server")
-            leave(client)
-            check(ended.wait(ktap.seconds(10)), "the server's connection was left open")
-            until(lambda: web.stats()["connections"] == 0, 10, "no client's connection left")
-            until(lambda: web.stats()["tunnels_open"] == 0, 10, "no tunnel left")
-            web.wait_ready()
-
-
 session.main()

@@ -188,25 +188,6 @@ def half_close():
         until(lambda: web.stats()["tunnels_open"] == 0, 10, "the tunnel ended")
 
 
-@case("RST is passed on as RST in both directions")
-def reset():
-    result = []
-
-    def serve(peer, _number):
-        result.append(peer.was_reset())
-
-    with ws.tunnel_server(serve) as server, squall.Listener(server) as web:
-        client = ws.open_tunnel(web)
-        client.reset()
-        until(lambda: result, 10, "the server noticed")
-        equal(result, [True], "the server saw RST")
-
-    with ws.tunnel_server(lambda peer, _: peer.read(1) and peer.reset()) as server:
-        with squall.Listener(server) as web, ws.open_tunnel(web) as client:
-            client.send(b"x")
-            check(client.was_reset(), "the client saw FIN instead of RST")
-
-
 @case("after an upgrade took a connection out of the pool another is provisioned")
 def provisioned():
     with ws.echo_server() as server, squall.Listener(server, connections=1) as web:
