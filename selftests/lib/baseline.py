@@ -40,7 +40,7 @@ def slab():
     return found
 
 
-def objects():
+def objects(shrink=True):
     """Slab objects in use, by the name of their cache or by the size of those that kmalloc() returns, and "Slab", what all take in KiB.
 
     None on the debug kernel: KASAN keeps freed objects in quarantine, where they count as used.
@@ -49,11 +49,10 @@ def objects():
         return None
     found = {}
     with open("/proc/slabinfo", encoding="ascii") as file:
-        for line in file:
-            words = line.split()
-            name = words[0]
+        for line in file if shrink else ():
+            name = line.split()[0]
             if name in SLAB_CACHES or name.startswith(("kmalloc-", "skbuff_")) and "reclaim" not in name:
-                # What each processor keeps ready counts as used.
+                # What each processor keeps ready counts as used, unless it is given back.
                 with contextlib.suppress(OSError), open(f"/sys/kernel/slab/{name}/shrink", "w", encoding="ascii") as shrink:
                     shrink.write("1")
     with open("/proc/slabinfo", encoding="ascii") as file:
