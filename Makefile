@@ -7,7 +7,7 @@
 KDIR ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all module debug-module tools demo test bench bench-commit check fmt fuzz bench-parser clean distclean help
+.PHONY: all module debug-module tools demo test bench bench-squall bench-commit check fmt fuzz bench-parser clean distclean help
 
 all: module
 
@@ -33,6 +33,9 @@ test:
 
 bench:
 	@tools/bench/run
+
+bench-squall:
+	@tools/bench/run --squall
 
 bench-commit:
 	@tools/bench/run --commit
@@ -64,6 +67,7 @@ help:
 	@echo 'make demo          a chat through Squall in a virtual machine, reachable from this machine; Ctrl-C ends it'
 	@echo 'make test          everything: host tests, lints, KUnit, selftests on the stock and on the debug kernel'
 	@echo 'make bench         Squall and its peers, measured in virtual machines (20 minutes); what got better or worse'
+	@echo 'make bench-squall  Squall only (7 minutes), against the committed figures of the peers'
 	@echo 'make bench-commit  makes what `make bench` found the result that later ones are compared with'
 	@echo 'make check         formatting, lints and the rules of the house only'
 	@echo 'make fuzz          fuzzes the protocol code, each target for SECONDS_EACH=N seconds (default 60)'

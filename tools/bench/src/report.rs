@@ -41,6 +41,9 @@ pub struct Arguments {
     /// Where result.json, table.md and chart.svg go.
     #[arg(long)]
     out: PathBuf,
+    /// What was not measured is taken from the result to compare with.
+    #[arg(long)]
+    partial: bool,
 }
 
 /// A line of guest.py.
@@ -447,6 +450,41 @@ fn comparison(now: &Outcome, last: &Outcome) -> Result<String> {
     Ok(text)
 }
 
+/// Adds what was not measured from an earlier outcome.
+fn complete(outcome: &mut Outcome, last: &Outcome) {
+    for section in &mut outcome.sections {
+        let Some(before) = last
+            .sections
+            .iter()
+            .find(|other| other.name == section.name)
+        else {
+            continue;
+        };
+        for old in &before.rows {
+            match section.rows.iter_mut().find(|row| row.name == old.name) {
+                Some(row) => {
+                    for (peer, value) in &old.values {
+                        row.values.entry(peer.clone()).or_insert(*value);
+                    }
+                }
+                None => section.rows.push(Row {
+                    name: old.name.clone(),
+                    values: old.values.clone(),
+                }),
+            }
+        }
+    }
+    for (name, value) in &last.about {
+        outcome.about.entry(name.clone()).or_insert(value.clone());
+    }
+    for (case, peers) in &last.slabs {
+        let now = outcome.slabs.entry(case.clone()).or_default();
+        for (peer, slabs) in peers {
+            now.entry(peer.clone()).or_insert(slabs.clone());
+        }
+    }
+}
+
 /// Makes the report; fails if a case did.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut lines = Vec::new();
@@ -481,13 +519,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .iter()
             .filter_map(|line| Some((line.peer.clone(), line.version.clone()?))),
     );
-    let outcome = Outcome {
+    let last: Option<Outcome> = match fs::read_to_string(&arguments.last) {
+        Ok(text) => Some(
+            serde_json::from_str(&text).with_context(|| arguments.last.display().to_string())?,
+        ),
+        Err(_) => None,
+    };
+    let mut outcome = Outcome {
         about,
         sections: sections(&measured),
         slabs,
         spread: spread(&measured),
         errors,
     };
+    if let (true, Some(last)) = (arguments.partial, &last) {
+        complete(&mut outcome, last);
+    }
+    let outcome = outcome;
     let table = table(&outcome)?;
     fs::write(
         arguments.out.join("result.json"),
@@ -496,15 +544,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     fs::write(arguments.out.join("table.md"), &table)?;
     fs::write(arguments.out.join("chart.svg"), chart::draw(&outcome)?)?;
     println!("{table}");
-    if let Ok(text) = fs::read_to_string(&arguments.last) {
-        let last: Outcome =
-            serde_json::from_str(&text).with_context(|| arguments.last.display().to_string())?;
+    if let Some(last) = &last {
         println!(
             "Against {}:\n{}",
             last.about
                 .get("date")
                 .map_or("the last result", String::as_str),
-            comparison(&outcome, &last)?
+            comparison(&outcome, last)?
         );
     }
     for error in &outcome.errors {
