@@ -232,7 +232,8 @@ def accept_pauses():
             until(lambda: stats()["accept_pauses"] > before["accept_pauses"], 5, "accepting pauses")
             check(late.silent_for(0.5), "an answer under pressure")
             equal(stats()["memory_pressed"], 1, "pressure")
-            echo(open_before, bytes(70000))
+            # Less than what one may be shed for, however slow the machine is.
+            echo(open_before, bytes(20000))
         # Nobody touches anything: it is looked at again.
         equal(late.read_head().status, 101, "status when the pressure is over")
         until(lambda: stats()["memory_pressed"] == 0, 5, "the pressure is over")
