@@ -502,7 +502,7 @@ def route_disabled():
 CROWD = ktap.scaled(10_000, 500)
 
 
-@case(f"{CROWD} tunnels are open at once and echo while everything is reconfigured; closed or reset, they leave nothing", limit=60)
+@case(f"{CROWD} tunnels are open at once and echo while everything is reconfigured; closed or reset, they leave nothing", limit=200)
 def crowd():
     with peers.Echo() as server, squall.Listener(server) as web, crowds.Crowd(web.address) as tunnels:
         route, kept = f"{web.directory}/{squall.ROUTE}", web.server_directory(0)
