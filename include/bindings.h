@@ -12,6 +12,7 @@
 
 #include <linux/bvec.h>
 #include <linux/cpuhotplug.h>
+#include <linux/int_log.h>
 #include <linux/llist.h>
 #include <linux/net.h>
 #include <linux/page_frag_cache.h>

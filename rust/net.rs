@@ -55,6 +55,7 @@ pub(crate) use self::{
         SESSION, //
     },
     crypto::{
+        log2,
         random,
         sha1_base64,
         Digest, //

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's own digests, hashes and encodings, and its randomness.
+//! The kernel's own digests, hashes and encodings, its randomness and its logarithm.
 
 use super::bindings;
 
@@ -23,6 +23,12 @@ pub(crate) fn random(limit: u32) -> u32 {
     let random = unsafe { bindings::get_random_u32() };
     // The high half of the product is below `limit`.
     ((u64::from(random) * u64::from(limit)) >> 32) as u32
+}
+
+/// Returns the binary logarithm of a number, as multiples of 2^-24; that of 0 is taken for 0. Any context.
+pub(crate) fn log2(number: u32) -> u32 {
+    // SAFETY: No preconditions; it only complains of 0.
+    unsafe { bindings::intlog2(number.max(1)) }
 }
 
 /// Returns a hash by a key that is secret and new with each loading (SipHash). Any context.

@@ -31,6 +31,7 @@ use crate::{
             new_bh_lock,
             BhLock, //
         },
+        log2,
         stats::Tally,
         SocketAddr, //
     },
@@ -310,22 +311,8 @@ impl Servers {
 /// It is the negative logarithm of the hash, taken as a fraction, divided by the weight: of several hashes each is then
 /// nearest as often as its weight is of all weights.
 fn distance(hash: u32, weight: u32) -> Option<u64> {
-    // Bits behind the point of the logarithm.
-    const PRECISION: u32 = 24;
-    // Between two hashes, so that it is neither 0 nor 1.
-    let fraction = (u64::from(hash) << 1) | 1;
-    let zeros = fraction.leading_zeros();
-    // From a half to one, as 32 bits.
-    let mut rest = fraction.wrapping_shl(zeros) >> 32;
-    let mut log = u64::from(63u32.saturating_sub(zeros));
-    for _ in 0..PRECISION {
-        rest = rest.wrapping_mul(rest) >> 31;
-        let bit = rest >> 32;
-        rest >>= bit;
-        log = (log << 1) | bit;
-    }
-    // The fraction's logarithm is that of its 33 bits less 33.
-    let distance = (33u64 << PRECISION).saturating_sub(log);
+    let distance = u64::from(log2(u32::MAX).saturating_sub(log2(hash)));
+    // Shifted, so that dividing by a weight keeps different distances apart.
     (distance << 24).checked_div(u64::from(weight))
 }
 
