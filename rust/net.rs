@@ -210,8 +210,7 @@ impl<S: Session> Drop for Runtime<S> {
             bindings::squall_conns_destroy();
             clients::stop();
         }
-        for spares in S::spares() {
-            spares.stop();
-        }
+        // SAFETY: Process context, and no connection is left.
+        unsafe { spare::stop(S::spares()) };
     }
 }

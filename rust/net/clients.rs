@@ -350,9 +350,7 @@ impl Table {
             scale(hash, self.share),
         )
     }
-}
 
-impl Table {
     /// Does something with an entry that has something open: such a one stays where it is.
     fn at<R>(&self, place: NonZeroU32, act: impl FnOnce(&mut Entry) -> R) -> Option<R> {
         let place = place.get().wrapping_sub(1) as usize;
@@ -416,10 +414,7 @@ pub(crate) struct Seat(NonZeroU32);
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Some(table) = table() else { return };
-        table.at(self.0, |entry| {
-            entry.open = entry.open.saturating_sub(1);
-        });
+        change(&Place(self.0), -1);
     }
 }
 

@@ -9,6 +9,7 @@
 use super::bindings;
 use core::{
     marker::PhantomData,
+    mem::MaybeUninit,
     ptr::NonNull, //
 };
 use kernel::{
@@ -42,17 +43,47 @@ pub(crate) trait Keep: Sync {
     /// Begins to keep blocks, in a slot of its own.
     fn start(&self, slot: Slot);
 
-    /// Frees what is kept on any CPU. Process context, when nothing else runs any more.
-    fn stop(&self);
+    /// Frees what is kept on any CPU. Process context.
+    fn stop(&self, _: &Over);
 }
 
 /// A slot that nobody else has.
 pub(crate) struct Slot(u32);
 
+/// Nothing takes or keeps anything any more.
+pub(crate) struct Over(());
+
 /// Has each of these keep blocks. Process context, once.
 pub(super) fn start(all: [&dyn Keep; KINDS]) {
     for (slot, spares) in (0..).zip(all) {
         spares.start(Slot(slot));
+    }
+}
+
+/// Has each of these free what it keeps.
+///
+/// # Safety
+///
+/// Process context, and nothing takes or keeps anything any more.
+pub(super) unsafe fn stop(all: [&dyn Keep; KINDS]) {
+    let over = Over(());
+    for spares in all {
+        spares.stop(&over);
+    }
+}
+
+impl<T: Send + 'static> Spares<MaybeUninit<T>> {
+    /// Takes room for a value, or allocates it. Fails with `ENOMEM`. Softirq.
+    pub(crate) fn room(&self) -> Result<KBox<MaybeUninit<T>>> {
+        match self.take() {
+            Some(room) => Ok(room),
+            None => Ok(KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?),
+        }
+    }
+
+    /// Drops a value and keeps its room.
+    pub(crate) fn empty(&self, value: KBox<T>) {
+        self.keep(KBox::drop_contents(value));
     }
 }
 
@@ -101,7 +132,7 @@ impl<T: Send + 'static> Keep for Spares<T> {
         self.slot.store(slot.0, Relaxed);
     }
 
-    fn stop(&self) {
+    fn stop(&self, _: &Over) {
         /// Frees one.
         ///
         /// # Safety
@@ -114,7 +145,8 @@ impl<T: Send + 'static> Keep for Spares<T> {
         // INVARIANT: From here on there is no slot.
         let slot = self.slot.xchg(NOWHERE, Relaxed);
         if slot != NOWHERE {
-            // SAFETY: By the invariant there is such a slot, and what is kept there is freed by its own type.
+            // SAFETY: By the invariant there is such a slot, and what is kept there is freed by its own type. That
+            // it is over says that nobody else is there.
             unsafe { bindings::squall_spare_each(slot, Some(free::<T>)) };
         }
     }

@@ -286,8 +286,14 @@ fn turn_away(site: &Site) -> Connection {
 }
 
 /// Says whether no limit of clients holds for this one.
-pub(crate) fn is_exempt(site: &Site, client: IpAddr) -> bool {
+fn is_exempt(site: &Site, client: IpAddr) -> bool {
     site.has_rules() && site.access(client) == Access::Exempt
+}
+
+/// Returns the client for whom it counts what a connection holds whose peer has this address; `None` if no limit of clients
+/// holds for it.
+pub(crate) fn counted(site: &Site, client: IpAddr) -> Option<IpAddr> {
+    (!is_exempt(site, client)).then_some(client)
 }
 
 fn connections_rate() -> Option<Rate> {

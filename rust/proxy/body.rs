@@ -110,12 +110,12 @@ impl Body {
     pub(crate) fn forward(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
         loop {
             // Mostly what comes next is known without a look at it.
-            let step = match self.decoder.step(&[]).map_err(Failure::Protocol)? {
-                Step::Framing { .. } => self.look(io)?,
-                step => step,
-            };
+            let mut step = self.decoder.step(&[]).map_err(Failure::Protocol)?;
             if !matches!(step, Step::Data { .. }) && self.head > 0 {
                 io.consume(core::mem::take(&mut self.head));
+            }
+            if matches!(step, Step::Framing { .. }) {
+                step = self.look(io)?;
             }
             match step {
                 Step::Framing { consumed: 0 } => return self.starved(io),
@@ -160,8 +160,7 @@ impl Body {
     }
 
     /// Looks at the framing that comes next.
-    fn look(&mut self, io: &mut Io<'_>) -> Result<Step, Failure> {
-        io.consume(core::mem::take(&mut self.head));
+    fn look(&mut self, io: &Io<'_>) -> Result<Step, Failure> {
         let mut line = [0; FRAMING_COPY];
         let bytes = match io.peek(0) {
             [] => {

@@ -145,8 +145,7 @@ pub(crate) struct Downstream {
 impl Downstream {
     /// Returns the client for whom it counts what `conn`, which this is the session of, holds.
     pub(crate) fn client(&self, conn: &Conn) -> Option<IpAddr> {
-        let client = conn.peer_ip();
-        (!admission::is_exempt(&self.site, client)).then_some(client)
+        admission::counted(&self.site, conn.peer_ip())
     }
 
     /// Makes the session of an accepted connection.

@@ -163,10 +163,10 @@ impl Tunnel {
     /// Returns the client for whom it counts what `conn`, which this is the end of, holds.
     pub(crate) fn client(&self, conn: &Conn) -> Option<IpAddr> {
         let client = match self.side {
-            Side::Client => conn.peer_ip(),
-            Side::Server => self.peer.peer_ip(),
+            Side::Client => conn,
+            Side::Server => &*self.peer,
         };
-        (!admission::is_exempt(&self.shared.site, client)).then_some(client)
+        admission::counted(&self.shared.site, client.peer_ip())
     }
 
     /// The session is over: has the client's connection count until it is gone.

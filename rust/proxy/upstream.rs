@@ -150,12 +150,8 @@ impl Job {
         whole: bool,
         log: Option<Arc<Record>>,
     ) -> Result<KBox<Job>> {
-        let place = match SPARES.take() {
-            Some(spare) => spare,
-            None => KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?,
-        };
         Ok(KBox::write(
-            place,
+            SPARES.room()?,
             Job {
                 client,
                 route,
@@ -324,7 +320,7 @@ impl Upstream {
             io.release();
             job.client.push(ENDED_LAST | close);
         }
-        SPARES.keep(KBox::drop_contents(job));
+        SPARES.empty(job);
     }
 
     /// The server closed the connection instead of answering.

@@ -90,6 +90,11 @@ class Server:
         del self.conns[conn.sock.fileno()]
         conn.sock.close()
 
+    def lost(self, conn):
+        """A connection was reset."""
+        counts["resets"] += 1
+        self.close(conn)
+
     def read(self, conn):
         """Takes one piece of what has come."""
         try:
@@ -97,9 +102,7 @@ class Server:
         except BlockingIOError:
             return
         except OSError:
-            counts["resets"] += 1
-            self.close(conn)
-            return
+            return self.lost(conn)
         if not data:
             counts["fins"] += 1
             self.close(conn)
@@ -168,9 +171,7 @@ class Server:
         except BlockingIOError:
             return
         except OSError:
-            counts["resets"] += 1
-            self.close(conn)
-            return
+            return self.lost(conn)
         if conn.out:
             return
         if conn.ending:

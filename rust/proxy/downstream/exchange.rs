@@ -131,10 +131,7 @@ impl Exchange {
         awaiting: Option<KBox<AwaitingAccept>>,
         route: Arc<Route>,
     ) -> Result<KBox<Exchange>> {
-        let place = match SPARES.take() {
-            Some(spare) => spare,
-            None => KBox::new_uninit(GFP_ATOMIC | __GFP_NOWARN)?,
-        };
+        let place = SPARES.room()?;
         let content = limits::content(route.settings.get(Setting::BodyMaxKib));
         let exchange = Exchange {
             request,
@@ -168,7 +165,7 @@ impl Exchange {
 
     /// Ends an exchange that went well. Its memory is kept for the next one on this CPU.
     pub(super) fn end(exchange: KBox<Self>) {
-        SPARES.keep(KBox::drop_contents(exchange));
+        SPARES.empty(exchange);
     }
 
     /// Says whether a server may be chosen once more.
