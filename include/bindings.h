@@ -283,7 +283,7 @@ void *squall_frag_alloc(u32 size, struct page **page, u32 *offset);
 int squall_memory_start(void);
 void squall_memory_stop(void);
 void squall_memory_add(s64 pages);
-s64 squall_memory_read(void);
+bool squall_memory_reaches(s64 pages);
 s64 squall_memory_sum(void);
 u64 squall_memory_total(void);
 bool squall_tcp_pressed(void);

@@ -13,7 +13,7 @@
 
 static struct percpu_counter squall_pages;
 
-/* What a CPU keeps to itself: the sum that is read at once is off by so much. */
+/* What a CPU keeps to itself. */
 #define PAGES_BATCH 64
 
 /* Init of the module. */
@@ -33,10 +33,10 @@ void squall_memory_add(s64 pages)
 	percpu_counter_add_batch(&squall_pages, pages, PAGES_BATCH);
 }
 
-/* What is known at once. */
-s64 squall_memory_read(void)
+/* Looks at every CPU's part if what is known at once is too close to @pages. */
+bool squall_memory_reaches(s64 pages)
 {
-	return percpu_counter_read(&squall_pages);
+	return __percpu_counter_compare(&squall_pages, pages, PAGES_BATCH) >= 0;
 }
 
 /* Exactly: looks at every CPU's part. */

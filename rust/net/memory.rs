@@ -445,12 +445,16 @@ fn is_tcp_pressed() -> bool {
     unsafe { bindings::squall_tcp_pressed() }
 }
 
+/// Says whether as much is held as may be.
+fn is_full() -> bool {
+    let left = i64::try_from(most().saturating_sub(base())).unwrap_or(i64::MAX);
+    // SAFETY: The sum exists as long as connections and listeners do.
+    unsafe { bindings::squall_memory_reaches(left) }
+}
+
 /// Looks whether pressure has to begin. Softirq.
 pub(super) fn look() {
-    // SAFETY: The sum exists as long as connections and listeners do.
-    let sum = unsafe { bindings::squall_memory_read() };
-    let sum = sum.max(0).unsigned_abs().saturating_add(base());
-    if (sum < most() && !is_tcp_pressed()) || is_pressed() {
+    if is_pressed() || !(is_full() || is_tcp_pressed()) {
         return;
     }
     if !PRESSED.0.xchg(true, Full) {
