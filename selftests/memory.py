@@ -31,8 +31,8 @@ def idle_base(base, live=64):
 class Tunnels:
     """Tunnels to a server that reads nothing of those that are stalled, and echoes the rest."""
 
-    def __init__(self):
-        self.server = ws.tunnel_server(self.serve, rcvbuf=PEER_BUFFER)
+    def __init__(self, rcvbuf=PEER_BUFFER):
+        self.server = ws.tunnel_server(self.serve, rcvbuf=rcvbuf)
         self.over = threading.Event()
 
     def __enter__(self):
@@ -156,6 +156,60 @@ def per_tunnel_passes():
         near.close()
 
 
+def queued_when_paused(near):
+    """How much more is queued when a stalled tunnel's reader pauses for the first time: sends until it does."""
+    before = stats()
+    end = time.monotonic() + 10 * ktap.PACE
+    while (now := stats())["paused"] == before["paused"]:
+        check(time.monotonic() < end, "a reader pauses")
+        with contextlib.suppress(BlockingIOError):
+            near.sock.send(bytes(PAGE))
+    return now["queued_bytes"] - before["queued_bytes"]
+
+
+@case("a reader pauses as soon as something is queued, under pressure and when its client is close to its bound", limit=60)
+def readers_pause():
+    base = stats()["memory_bytes"]
+    # Little that waits in TCP and on its way, so that no tunnel holds what it could be shed for.
+    small = squall.sysctl(unsent_max=PAGE, client_memory_max_kib=64 << 10)
+    with small, Tunnels(rcvbuf=2 * PAGE) as tunnels, squall.Listener(tunnels.server) as web:
+        free, bound, pressed = tunnels.stall(web, 3, offered=0)
+        check(queued_when_paused(free) > 64 << 10, "without either much is queued")
+        greedy = tunnels.stall(web, 2)
+        held = stats()["memory_bytes"] - base
+        with squall.sysctl(client_memory_max_kib=(held >> 10) * 6 // 5):
+            check(queued_when_paused(bound) <= 8 * PAGE, "little is queued close to a client's bound")
+        for near in (free, bound, *greedy):
+            near.reset()
+        idle_base(base)
+        others = [web.connect() for _ in range(260)]  # a page each: more than a MiB
+        until(lambda: web.stats()["connections"] >= len(others), 10, "the others are accepted")
+        with squall.sysctl(memory_max_mib=1), web.connect():
+            until(lambda: stats()["memory_pressed"] == 1, 5, "pressure")
+            check(queued_when_paused(pressed) <= 8 * PAGE, "little is queued under pressure")
+            check(is_open(pressed), "nobody was reset for it")
+        for near in (pressed, *others):
+            near.reset()
+    idle_base(base)
+
+
+@case("what is acknowledged is not counted any more, though nothing else happens")
+def acknowledged():
+    with ws.echo_server() as server, squall.Listener(server) as web:
+        near = ws.open_tunnel(web)
+        echo(near)
+        until(lambda: web.server_stats()["idle"] == web.connections, 5, "the pool is filled")
+        idle = stats()["memory_bytes"]
+        frame = ws.frame(bytes(1500000), masked=True)
+        sender = threading.Thread(target=near.send, args=(frame,))
+        sender.start()
+        until(lambda: stats()["memory_bytes"] > idle + (256 << 10), 10, "much is under way")
+        equal(near.read(len(frame)), frame, "echo")
+        sender.join()
+        until(lambda: stats()["memory_bytes"] <= idle, 5, "nothing but sockets is counted")
+        near.close()
+
+
 @case("a client at client_memory_max_kib is held back and refused, and other clients are not touched")
 def per_client():
     base = stats()["memory_bytes"]
@@ -164,6 +218,8 @@ def per_client():
         before = stats()
         with squall.sysctl(client_memory_max_kib=limit >> 10, client_connections_action=1):
             other = ws.open_tunnel(web, source="127.0.0.9")
+            early = web.connect()
+            until(lambda: web.stats()["accepted"] == 2, 5, "both are accepted")
             greedy = tunnels.stall(web, 6)
             now = stats()
             held = now["memory_bytes"] - base
@@ -176,6 +232,9 @@ def per_client():
                 late.send(ws.offer())
                 equal(late.read_head().status, 429, "status for the client")
             equal(web.stats()["client_memory_limit"], 1, "client_memory_limit")
+            early.send(ws.offer())
+            equal(early.read_head().status, 429, "status for an offer on a connection that was there before")
+            early.close()
             with ws.open_tunnel(web, source="127.0.0.9") as another:
                 echo(another)
             for near in greedy:
