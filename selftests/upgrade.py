@@ -298,6 +298,7 @@ def compare(pair, saw, wanted):
 @contextlib.contextmanager
 def stage(names, gone=None, **sysctls):
     """A pair for each point and each of these faults, all where they fail."""
+    begun = time.monotonic()
     with contextlib.ExitStack() as stack:
         # So that clients have seats that could be lost.
         sysctls |= {"client_connections_max": 1000, "client_tunnels_max": 1000, "tunnels_max": 1000, "backoff_max_ms": 200}
@@ -308,6 +309,7 @@ def stage(names, gone=None, **sysctls):
         # The first points last: theirs are the timeouts that would be missed, were they over before the fault.
         for pair in reversed(pairs):
             globals()[pair.point](pair)
+        ktap.note(f"all are at their points after {time.monotonic() - begun:.1f} s")
         yield pairs
 
 
@@ -352,14 +354,17 @@ def ended():
         good_again(pairs)
 
 
-
-# Longer than it takes to bring all to their points.
+# Longer than it takes to bring all to their points, on most machines.
 SOON = ktap.scaled(1500, 6000)
-TIMEOUTS = {
-    "first_byte_timeout_ms": SOON, "head_timeout_ms": SOON, "keepalive_timeout_ms": SOON, "queue_timeout_ms": SOON,
-    "ws_handshake_timeout_ms": SOON, "ws_send_timeout_ms": SOON, "ws_idle_timeout_ms": SOON * 3 // 2,
-    "send_timeout_ms": ms(500), "linger_timeout_ms": ms(200), "ws_close_timeout_ms": ms(500), "connect_timeout_ms": ms(500),
-}  # fmt: skip
+
+
+def timeouts(soon):
+    """Settings by which all that wait are over in so many milliseconds, and what follows sooner."""
+    waits = ("first_byte", "head", "keepalive", "queue", "ws_handshake", "ws_send")
+    short = {"send": ms(500), "linger": ms(200), "ws_close": ms(500), "connect": ms(500), "ws_idle": soon * 3 // 2}
+    return {f"{name}_timeout_ms": value for name, value in {**dict.fromkeys(waits, soon), **short}.items()}
+
+
 # When the client, or the server, vanishes: what the other one sees, and which timeout ends it.
 VANISHED = {
     "opened": ("-", "first_byte_timeouts", "504 fin", "ws_handshake_timeouts"),
@@ -376,38 +381,46 @@ VANISHED = {
 }
 
 
+def vanish(gone, soon):
+    """The case below with these timeouts; False if they were over, or nearly, before all were at their points."""
+    begun = time.monotonic()
+    with stage(("client vanishes", "server vanishes"), gone, **timeouts(soon)) as pairs:
+        if time.monotonic() - begun > soon / 2000:
+            return False
+        before = squall.module_stats()
+        gone.run("ip link set gone down")
+        for pair in pairs:
+            if pair.fault == "server vanishes":
+                if pair.point in ("opened", "half_head"):
+                    finish(pair.client, OFFER[60 if pair.point == "half_head" else 0 :])
+            elif pair.point in ("half_101", "early"):
+                pair.server.send(SWITCH[40:] if pair.point == "half_101" else SWITCH + DATA)
+        for pair in pairs:
+            seen, _, seen_of_server, _ = VANISHED[pair.point]
+            if pair.fault == "server vanishes":
+                compare(pair, story(pair.client), seen_of_server)
+            elif seen != "-":
+                compare(pair, story(pair.server), seen)
+            for end in (pair.client, pair.server):
+                if end and not pair.blocker:
+                    end.close()
+            # What is left is the client with the request before.
+            count = 1 if pair.blocker else 0
+            until(lambda: pair.web.stats()["connections"] == count, BOUND, lambda: f"{pair}: {pair.web.stats()}")  # noqa: B023
+        after = squall.module_stats()
+        wanted = collections.Counter(name for row in VANISHED.values() for name in row[1::2])
+        equal({name: after[name] - before[name] for name in wanted}, dict(wanted), "what ended them")
+        gone.run("ip link set gone up")
+        good_again(pairs)
+    return True
+
+
 @case("an end that vanishes at any point of an upgrade, without a word: the timeout that is due ends it", limit=60)
 def vanished():
     with netns.Namespace("gone", 1) as gone:
         # So that the neighbour is known to be gone before the timeouts are over, and TCP hears of it, as it often does.
         squall.write("/proc/sys/net/ipv4/neigh/gone/retrans_time_ms", 100)
-        with stage(("client vanishes", "server vanishes"), gone, **TIMEOUTS) as pairs:
-            before = squall.module_stats()
-            gone.run("ip link set gone down")
-            for pair in pairs:
-                if pair.fault == "server vanishes":
-                    if pair.point in ("opened", "half_head"):
-                        finish(pair.client, OFFER[60 if pair.point == "half_head" else 0 :])
-                elif pair.point in ("half_101", "early"):
-                    pair.server.send(SWITCH[40:] if pair.point == "half_101" else SWITCH + DATA)
-            for pair in pairs:
-                seen, _, seen_of_server, _ = VANISHED[pair.point]
-                if pair.fault == "server vanishes":
-                    compare(pair, story(pair.client), seen_of_server)
-                elif seen != "-":
-                    compare(pair, story(pair.server), seen)
-                for end in (pair.client, pair.server):
-                    if end and not pair.blocker:
-                        end.close()
-                # What is left is the client with the request before.
-                count = 1 if pair.blocker else 0
-                until(lambda: pair.web.stats()["connections"] == count, BOUND, lambda: f"{pair}: {pair.web.stats()}")  # noqa: B023
-            after = squall.module_stats()
-            wanted = collections.Counter(name for row in VANISHED.values() for name in row[1::2])
-            equal({name: after[name] - before[name] for name in wanted}, dict(wanted), "what ended them")
-            gone.run("ip link set gone up")
-            good_again(pairs)
-
+        check(any(vanish(gone, SOON * factor) for factor in (1, 4)), "not all could be brought to their points")
 
 
 def steps(pair):

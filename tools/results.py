@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Judges the output of one part of the test run and counts: prints a line per failure, then `counts PASSED FAILED SKIPPED`.
+"""Judges the output of one part of the test run and counts: prints a line per failure with what the case told before it, then `counts PASSED FAILED SKIPPED`.
 
   results.py selftests LOG TEST…        KTAP of the tests, between the marks of tools/guest/selftests
   results.py kunit LOG SUITES CASES     KTAP of KUnit; there must be that many suites and cases
@@ -11,6 +11,8 @@ A part that ran fewer tests than it announced has failed, whatever else it says.
 import re
 import sys
 
+# So many lines of what a case told before it failed are shown.
+DETAILS = 25
 RESULT = re.compile(r"( *)(not )?ok (\d+) ?-? ?(.*)$")
 
 
@@ -18,14 +20,17 @@ class Counts:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
 
-    def fail(self, text):
+    def fail(self, text, details=()):
         self.failed += 1
         print("FAILED " + text)
+        for line in details[-DETAILS:]:
+            print("  | " + line)
 
     def ktap(self, where, lines, indent=""):
         """Counts the results at one level of KTAP; returns how many there were."""
         plan = None
         seen = 0
+        told = []
         for line in lines:
             if match := re.match(indent + r"1\.\.(\d+)( # SKIP.*)?$", line):
                 plan = int(match.group(1))
@@ -33,14 +38,16 @@ class Counts:
                     self.skipped += 1
             match = RESULT.match(line)
             if not match or match.group(1) != indent:
+                told.append(line)
                 continue
             seen += 1
             if match.group(2):
-                self.fail(f"{where}: {match.group(4)}")
+                self.fail(f"{where}: {match.group(4)}", told)
             elif re.search(r"# SKIP\b", match.group(4)):
                 self.skipped += 1
             else:
                 self.passed += 1
+            told.clear()
         if plan is None:
             self.fail(f"{where}: announced no tests")
         elif seen != plan:
