@@ -63,7 +63,10 @@ pub(crate) use self::{
     io::Io,
     listener::Listener,
     pace::Pace,
-    queue::OutQueue,
+    queue::{
+        OutQueue,
+        Writer, //
+    },
     rx::{
         Stop,
         Watch, //

@@ -339,13 +339,21 @@ impl OutQueue {
         Ok(())
     }
 
-    /// Gets memory for about `bytes` that are to be written in pieces, if nothing is queued yet.
+    /// Gets memory for about `bytes` if nothing is queued yet, and takes what is written in pieces.
     ///
     /// Softirq only. Without memory nothing happens: writing will find out.
-    pub(crate) fn prepare(&mut self, bytes: usize) {
+    pub(crate) fn writer(&mut self, bytes: usize) -> Writer<'_> {
         if self.is_empty() {
             let _ = self.grow(bytes);
         }
+        let mut writer = Writer {
+            queue: self,
+            at: NonNull::dangling(),
+            left: 0,
+            written: 0,
+        };
+        writer.look();
+        writer
     }
 
     /// Copies `len` bytes, no more than there is room for, behind the last chunk.
@@ -354,22 +362,35 @@ impl OutQueue {
     ///
     /// As for [`Self::write_from`].
     unsafe fn fill_spare(&mut self, from: *const u8, len: usize) {
-        let last = Self::last(&mut self.first, &mut self.chunks);
-        let (Some(spare), Some(last)) = (&mut self.spare, last) else {
+        let Some(spare) = self.spare else {
             return;
         };
         let count = len.min(self.left as usize);
         // SAFETY: By the invariant the `left >= count` bytes are ours alone, and the caller's are
         // elsewhere.
         unsafe { core::ptr::copy_nonoverlapping(from, spare.as_ptr(), count) };
+        // SAFETY: They were just written, and are no more than there was room for.
+        unsafe { self.take_spare(count) };
+    }
+
+    /// Takes the first `count` bytes of the spare room into the last chunk.
+    ///
+    /// # Safety
+    ///
+    /// They were written, and are at most `left`.
+    unsafe fn take_spare(&mut self, count: usize) {
+        let last = Self::last(&mut self.first, &mut self.chunks);
+        let (Some(spare), Some(last)) = (&mut self.spare, last) else {
+            return;
+        };
         // INVARIANT: Both move by the bytes that the chunk takes over. `count` is the size of a fragment
         // at most.
         // SAFETY: `count <= left`, so the result is in the same fragment or one behind its end.
         *spare = unsafe { spare.add(count) };
-        self.left -= count as u16;
-        // What was copied holds whole units. A head is written in many small pieces, most of which begin none.
+        self.left = self.left.saturating_sub(count as u16);
+        // What was copied holds whole units.
         let before = last.len.div_ceil(GATHER);
-        last.len += count as u32;
+        last.len = last.len.saturating_add(count as u32);
         let begun = last.len.div_ceil(GATHER).saturating_sub(before);
         self.held = self.held.saturating_add(begun.saturating_mul(GATHER));
         self.bytes = self.bytes.saturating_add(count as u32);
@@ -603,5 +624,64 @@ impl OutQueue {
             self.pop_front();
         }
         self.clear();
+    }
+}
+
+/// Writes bytes that come in many small pieces, as those of a head do: the queue takes them over in one step, when this is
+/// dropped or a fragment is full.
+///
+/// # Invariants
+///
+/// `at` points to `left` bytes of the queue's spare room, the first `written` of which are in front of it and written.
+pub(crate) struct Writer<'a> {
+    queue: &'a mut OutQueue,
+    at: NonNull<u8>,
+    left: usize,
+    written: usize,
+}
+
+impl Writer<'_> {
+    /// Appends a copy of `bytes`, like [`OutQueue::write`].
+    #[inline]
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), NoMemory> {
+        let Some(left) = self.left.checked_sub(bytes.len()) else {
+            self.settle();
+            let result = self.queue.write(bytes);
+            self.look();
+            return result;
+        };
+        // SAFETY: By the invariant there is room for the bytes, which is this queue's alone, and `at` ends up in it or one
+        // behind its end.
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.as_ptr(), bytes.len());
+            self.at = self.at.add(bytes.len());
+        }
+        // INVARIANT: These bytes went from what is left to what is written.
+        self.left = left;
+        self.written = self.written.wrapping_add(bytes.len());
+        Ok(())
+    }
+
+    /// Looks at what room there is.
+    fn look(&mut self) {
+        // INVARIANT: Nothing of it is written.
+        if let Some(spare) = self.queue.spare {
+            (self.at, self.left) = (spare, self.queue.left as usize);
+        }
+    }
+
+    /// Has the queue take over what was written.
+    fn settle(&mut self) {
+        if self.written > 0 {
+            // SAFETY: By the invariant they were written, in the room that there was.
+            unsafe { self.queue.take_spare(self.written) };
+            self.written = 0;
+        }
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.settle();
     }
 }

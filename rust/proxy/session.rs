@@ -38,7 +38,8 @@ use crate::{
         },
         Accepted,
         Events,
-        OutQueue, //
+        OutQueue,
+        Writer, //
     },
     proto::{
         self,
@@ -167,6 +168,13 @@ pub(crate) const DRAIN: Events = net::SESSION << 13;
 pub(crate) const CLOSING: Events = net::SESSION << 17;
 
 impl Sink for OutQueue {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        self.write(bytes).map_err(|_| Full)
+    }
+}
+
+impl Sink for Writer<'_> {
+    #[inline]
     fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
         self.write(bytes).map_err(|_| Full)
     }

@@ -473,11 +473,12 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     let wanted = response.kind != ResponseKind::Interim || job.asked.version != Version::Http10;
     if wanted {
         let mut queue = OutQueue::new();
-        queue.prepare(room);
-        encode::response(head, &response, &bytes, &delivery, date, &mut queue).map_err(|_| {
+        let mut writer = queue.writer(room);
+        encode::response(head, &response, &bytes, &delivery, date, &mut writer).map_err(|_| {
             stats::inc(Counter::NoMemory);
             Failure::NoMemory
         })?;
+        drop(writer);
         job.send(&mut queue)?;
         job.started = response.kind != ResponseKind::Interim;
     }

@@ -41,7 +41,8 @@ use crate::{
         },
         Digest,
         Moment,
-        OutQueue, //
+        OutQueue,
+        Writer, //
     },
     proto::{
         field::KnownField,
@@ -427,7 +428,7 @@ fn encode_with(
     site: &Site,
     host: &[u8],
     queue: &mut OutQueue,
-    write: impl FnOnce(&Head, &HeadBytes<'_>, &encode::Forward<'_>, &mut OutQueue) -> Result<(), Full>,
+    write: impl FnOnce(&Head, &HeadBytes<'_>, &encode::Forward<'_>, &mut Writer<'_>) -> Result<(), Full>,
 ) -> Result<(), Failure> {
     let mut client = [0; ADDR_MAX];
     let peer = io.peer();
@@ -439,9 +440,9 @@ fn encode_with(
         trusted,
         forwarded,
     };
-    queue.prepare(reading.room());
+    let room = reading.room();
     let (head, bytes) = reading.complete(io)?;
-    write(head, &bytes, &forward, queue).map_err(|_| Failure::NoMemory)
+    write(head, &bytes, &forward, &mut queue.writer(room)).map_err(|_| Failure::NoMemory)
 }
 
 /// Formats a server's address.
