@@ -495,8 +495,9 @@ def no_memory():
     marker, slab = "/proc/thread-self/make-it-fail", "/sys/kernel/debug/failslab"
     if not (os.path.exists(marker) and os.path.isdir(slab)):
         raise ktap.Skip("this kernel does not inject faults")
-    wanted = {"ignore-gfp-wait": "N", "cache-filter": "Y", "task-filter": "Y", "verbose": 0, "times": -1, "interval": 1, "space": 0, "probability": 100}
-    before = {name: squall.read(f"{slab}/{name}") for name in wanted}
+    settings = {
+        "ignore-gfp-wait": "N", "cache-filter": "Y", "task-filter": "Y", "verbose": 0, "times": -1, "interval": 1, "space": 0, "probability": 100,
+    }  # fmt: skip
     faults.choose_caches()
 
     def failing(space, action):
@@ -512,41 +513,35 @@ def no_memory():
             os.write(file, b"0")
             os.close(file)
 
-    try:
-        for name, value in wanted.items():
-            squall.write(f"{slab}/{name}", value)
-        with Web() as web, web.served(a=("", "/a"), b=("", "/b")), Client(web) as client:
-            path = os.open(f"{web.route('a')}/path", os.O_WRONLY)
-            for failed in range(1000):
-                failure = failing(16 * failed, lambda: os.write(path, b"/c\n"))
-                if not failure:
-                    break
-                equal(failure.errno, errno.ENOMEM, f"errno with {16 * failed} bytes")
-                if failed % 8 == 0:
-                    equal((web.key("a"), client.who("/a"), client.who("/b"), client.ask("/c")), (("", "/a"), "a", "b", 404), "after that")
-            os.close(path)
-            equal((web.key("a"), client.who("/c"), client.ask("/a")), (("", "/c"), "a", 404), "with memory")
-            ktap.note(f"a change takes {16 * failed} bytes")
-            # More than the copies of the path.
-            check(failed > 10, f"only {failed} changes failed")
-            stayed = 0
-            for space in range(0, 16 * failed, 128):
-                web.add("x", "", "/x")
-                web.add("y", "", "/x/y")
-                ktap.kernel_lines()
-                failure = failing(space, lambda: os.rmdir(web.route("y")))
-                if failure:
-                    web.remove("y")
-                stayed += any("no memory to take a route out" in line for line in ktap.kernel_lines())
-                equal([client.ask(target) for target in ("/x/y", "/x")], [503, 503], f"answers after a removal with {space} bytes")
-                equal(web.counts("x")["requests"], 2, "requests of the shorter path")
-                web.remove("x")
-                equal(client.ask("/x/y"), 404, "answer without the route")
-            ktap.note(f"{stayed} removed routes stayed in a table")
-            check(stayed > 0, "no removal was without memory")
-    finally:
-        for name in ("probability", *before):
-            squall.write(f"{slab}/{name}", before[name])
+    with faults.injecting(settings), Web() as web, web.served(a=("", "/a"), b=("", "/b")), Client(web) as client:
+        path = os.open(f"{web.route('a')}/path", os.O_WRONLY)
+        for failed in range(1000):
+            failure = failing(16 * failed, lambda: os.write(path, b"/c\n"))
+            if not failure:
+                break
+            equal(failure.errno, errno.ENOMEM, f"errno with {16 * failed} bytes")
+            if failed % 8 == 0:
+                equal((web.key("a"), client.who("/a"), client.who("/b"), client.ask("/c")), (("", "/a"), "a", "b", 404), "after that")
+        os.close(path)
+        equal((web.key("a"), client.who("/c"), client.ask("/a")), (("", "/c"), "a", 404), "with memory")
+        ktap.note(f"a change takes {16 * failed} bytes")
+        # More than the copies of the path.
+        check(failed > 10, f"only {failed} changes failed")
+        stayed = 0
+        for space in range(0, 16 * failed, 128):
+            web.add("x", "", "/x")
+            web.add("y", "", "/x/y")
+            ktap.kernel_lines()
+            failure = failing(space, lambda: os.rmdir(web.route("y")))
+            if failure:
+                web.remove("y")
+            stayed += any("no memory to take a route out" in line for line in ktap.kernel_lines())
+            equal([client.ask(target) for target in ("/x/y", "/x")], [503, 503], f"answers after a removal with {space} bytes")
+            equal(web.counts("x")["requests"], 2, "requests of the shorter path")
+            web.remove("x")
+            equal(client.ask("/x/y"), 404, "answer without the route")
+        ktap.note(f"{stayed} removed routes stayed in a table")
+        check(stayed > 0, "no removal was without memory")
 
 
 @case("a setting counts for its route alone and at once, and 'default' is the sysctl's value again")

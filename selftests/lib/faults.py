@@ -38,6 +38,23 @@ def choose_caches():
 
 
 @contextlib.contextmanager
+def injecting(settings, folders=(FAILSLAB,)):
+    """While entered, faults are injected by these settings; then they are what they were, "probability" first."""
+    before = {}
+    try:
+        for folder in folders:
+            for name, value in settings.items():
+                path = f"{folder}/{name}"
+                if os.path.exists(path):
+                    before[path] = squall.read(path)
+                    squall.write(path, value)
+        yield
+    finally:
+        for path in sorted(before, key=lambda path: not path.endswith("/probability")):
+            squall.write(path, before[path])
+
+
+@contextlib.contextmanager
 def failing(percent, code=None):
     """While entered, `percent` of the allocations that the module causes in softirq fail; or those below `code`: (first, end)."""
     start, end = code or text_range()
@@ -46,17 +63,9 @@ def failing(percent, code=None):
         "verbose": 0, "interval": 1, "times": -1, "space": 0, "task-filter": "N", "ignore-gfp-wait": "Y",
         "ignore-gfp-highmem": "Y", "min-order": 0, "cache-filter": "Y", "stacktrace-depth": 32,
         "reject-start": 0, "reject-end": 0, "require-start": start, "require-end": end, "probability": percent,
-    }
-    folders = [folder for folder in (FAILSLAB, FAIL_PAGES) if os.path.isdir(folder)]
-    try:
-        for folder in folders:
-            for name, value in settings.items():
-                if os.path.exists(f"{folder}/{name}"):
-                    squall.write(f"{folder}/{name}", value)
+    }  # fmt: skip
+    with injecting(settings, [folder for folder in (FAILSLAB, FAIL_PAGES) if os.path.isdir(folder)]):
         yield
-    finally:
-        for folder in folders:
-            squall.write(f"{folder}/probability", 0)
 
 
 @contextlib.contextmanager
@@ -69,12 +78,10 @@ def failing_nth(number):
     settings = {
         "verbose": 0, "ignore-gfp-wait": "N", "cache-filter": "Y", "stacktrace-depth": 32,
         "reject-start": 0, "reject-end": 0, "require-start": start, "require-end": end,
-    }
-    for name, value in settings.items():
-        squall.write(f"{FAILSLAB}/{name}", value)
-    squall.write("/proc/thread-self/fail-nth", number)
-    try:
-        yield
-    finally:
-        squall.write("/proc/thread-self/fail-nth", 0)
-        squall.write(f"{FAILSLAB}/ignore-gfp-wait", "Y")
+    }  # fmt: skip
+    with injecting(settings):
+        squall.write("/proc/thread-self/fail-nth", number)
+        try:
+            yield
+        finally:
+            squall.write("/proc/thread-self/fail-nth", 0)
