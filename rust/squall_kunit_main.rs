@@ -52,10 +52,14 @@ fn rfc_sha1_base64(input: &[u8; proto::ws::DIGEST_INPUT_LEN]) -> [u8; proto::ws:
 fn all_pass(file: &str) -> Result<bool> {
     let mut raw = KVec::from_elem(0, replay::MAX_RAW, GFP_KERNEL)?;
     let mut request = KVec::from_elem(0, replay::MAX_RAW, GFP_KERNEL)?;
+    let mut out = KVec::from_elem(0, replay::MAX_OUT, GFP_KERNEL)?;
+    let mut events = KVec::from_elem(0, replay::MAX_OUT, GFP_KERNEL)?;
     let mut head = KBox::new(proto::head::Head::new(), GFP_KERNEL)?;
     let mut memory = replay::Memory {
         raw: &mut raw,
         request: &mut request,
+        out: &mut out,
+        events: &mut events,
         head: &mut head,
     };
     let mut count = 0;

@@ -41,8 +41,10 @@ use crate::proto::ws::{
     Sha1Base64, //
 };
 use crate::vectors::{
+    collect,
     Arrival,
     Arrived,
+    Compare,
     Vector, //
 };
 
@@ -60,6 +62,9 @@ pub const DATE: &encode::Date = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
 /// Most bytes that the `raw` or `request` of one vector may have.
 pub const MAX_RAW: usize = 32768;
+
+/// Most bytes that must be forwarded, and that all events have together.
+pub const MAX_OUT: usize = 2 * MAX_RAW;
 
 /// Why a vector's run stopped before its bytes were used up.
 enum Stop {
@@ -110,6 +115,10 @@ pub struct Memory<'a> {
     pub raw: &'a mut [u8],
     /// For the request that a response answers: [`MAX_RAW`].
     pub request: &'a mut [u8],
+    /// For what must be forwarded: [`MAX_OUT`].
+    pub out: &'a mut [u8],
+    /// For what must happen: [`MAX_OUT`].
+    pub events: &'a mut [u8],
     /// Scratch of the parser.
     pub head: &'a mut Head,
 }
@@ -127,14 +136,26 @@ pub fn check(
     memory: &mut Memory<'_>,
     sha1_base64: Sha1Base64,
 ) -> Result<(), Arrival> {
-    let len = vector.bytes("raw").count();
+    let Memory {
+        raw,
+        request,
+        out,
+        events,
+        head,
+    } = memory;
+    let case = case(vector, raw, request);
+    let len = case.map_or(0, |case| case.raw.len());
     let ways = [Arrival::Whole, Arrival::Bytes];
     let step = if len > MAX_EVERY_CUT { CUT_STEP } else { 1 };
     let cuts = (0..len).step_by(step).map(Arrival::Cut);
+    let out = collect(vector.bytes("out"), out).ok_or(Arrival::Whole)?;
+    let events = collect(vector.events(), events).ok_or(Arrival::Whole)?;
     for arrival in ways.into_iter().chain(cuts) {
-        let mut out = vector.expected_out();
-        let mut log = vector.expected_events();
-        let ran = replay(vector, memory, arrival, sha1_base64, &mut out, &mut log);
+        let (mut out, mut log) = (Compare::new(out), Compare::new(events));
+        let ran = match &case {
+            Some(case) => run(case, head, arrival, sha1_base64, &mut out, &mut log),
+            None => own(vector, &mut out),
+        };
         if ran.is_none() || !out.complete() || !log.complete() {
             return Err(arrival);
         }
@@ -151,25 +172,37 @@ pub fn replay(
     out: &mut dyn Sink,
     log: &mut dyn fmt::Write,
 ) -> Option<()> {
+    match case(vector, memory.raw, memory.request) {
+        Some(case) => run(&case, memory.head, arrival, sha1_base64, out, log),
+        None => own(vector, out),
+    }
+}
+
+/// Writes what a vector without arriving bytes describes; `None` if it is malformed or has some.
+fn own(vector: &Vector<'_>, out: &mut dyn Sink) -> Option<()> {
     match vector.value("kind")? {
         "error" => {
             let status = vector.value("status")?.parse().ok()?;
             let close = vector.has("close");
             let retry = vector.value("retry").map(str::parse).transpose().ok()?;
-            return encode::error(status, close, vector.has("head"), retry, DATE, out).ok();
+            encode::error(status, close, vector.has("head"), retry, DATE, out).ok()
         }
-        "chunk" => return encode::chunk_head(vector.value("size")?.parse().ok()?, out).ok(),
-        _ => {}
+        "chunk" => encode::chunk_head(vector.value("size")?.parse().ok()?, out).ok(),
+        _ => None,
     }
-    let case = Case {
+}
+
+/// Returns the case of a vector, with its bytes in these buffers; `None` if it is malformed or has none.
+fn case<'a>(vector: &Vector<'a>, raw: &'a mut [u8], request: &'a mut [u8]) -> Option<Case<'a>> {
+    Some(Case {
         response: match vector.value("kind")? {
             "request" => false,
             "response" => true,
             _ => return None,
         },
-        raw: vector.fill("raw", memory.raw)?,
+        raw: collect(vector.bytes("raw"), raw)?,
         request: match vector.has("request") {
-            true => vector.fill("request", memory.request)?,
+            true => collect(vector.bytes("request"), request)?,
             false => b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         },
         limits: limits(vector)?,
@@ -181,8 +214,7 @@ pub fn replay(
         },
         close: vector.has("close"),
         last: vector.has("last"),
-    };
-    run(&case, memory.head, arrival, sha1_base64, out, log)
+    })
 }
 
 /// Bytes that arrive, and what must be known to understand them.

@@ -182,31 +182,21 @@ impl<'a> Vector<'a> {
             })
     }
 
-    /// Writes the bytes of a key to the front of `buffer` and returns them; `None` if they do not fit.
-    pub fn fill<'b>(&self, key: &'a str, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
-        let mut len = 0usize;
-        for byte in self.bytes(key) {
-            *buffer.get_mut(len)? = byte;
-            len = len.checked_add(1)?;
-        }
-        buffer.get(..len)
-    }
-
-    /// Iterates over the bytes of the events, each line ended by a line feed.
-    fn events(&self) -> impl Iterator<Item = u8> + 'a {
+    /// Iterates over the bytes of the events that must happen, each line ended by a line feed.
+    pub fn events(&self) -> impl Iterator<Item = u8> + 'a {
         self.values("event")
             .flat_map(|(_, line)| line.bytes().chain(core::iter::once(b'\n')))
     }
+}
 
-    /// Returns a sink that compares what it is given with the bytes that must be forwarded.
-    pub fn expected_out(&self) -> Compare<impl Iterator<Item = u8> + 'a> {
-        Compare::new(self.bytes("out"))
+/// Writes what an iterator yields to the front of `buffer` and returns it; `None` if it does not fit.
+pub fn collect(bytes: impl Iterator<Item = u8>, buffer: &mut [u8]) -> Option<&[u8]> {
+    let mut len = 0usize;
+    for byte in bytes {
+        *buffer.get_mut(len)? = byte;
+        len = len.checked_add(1)?;
     }
-
-    /// Returns a writer that compares what it is given with the events that must happen.
-    pub fn expected_events(&self) -> Compare<impl Iterator<Item = u8> + 'a> {
-        Compare::new(self.events())
-    }
+    buffer.get(..len)
 }
 
 /// The bytes that an escaped string stands for.
@@ -236,13 +226,14 @@ impl Iterator for Unescaped<'_> {
 
 /// Compares bytes as they come with those expected.
 #[derive(Debug)]
-pub struct Compare<I> {
-    expected: I,
+pub struct Compare<'a> {
+    expected: &'a [u8],
     same: bool,
 }
 
-impl<I: Iterator<Item = u8>> Compare<I> {
-    fn new(expected: I) -> Self {
+impl<'a> Compare<'a> {
+    /// Returns what compares with these bytes.
+    pub fn new(expected: &'a [u8]) -> Self {
         Compare {
             expected,
             same: true,
@@ -250,25 +241,26 @@ impl<I: Iterator<Item = u8>> Compare<I> {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.same &= self.expected.next() == Some(*byte);
+        match self.expected.strip_prefix(bytes) {
+            Some(rest) => self.expected = rest,
+            None => self.same = false,
         }
     }
 
     /// Says whether exactly the expected bytes came.
-    pub fn complete(mut self) -> bool {
-        self.same && self.expected.next().is_none()
+    pub fn complete(self) -> bool {
+        self.same && self.expected.is_empty()
     }
 }
 
-impl<I: Iterator<Item = u8>> Sink for Compare<I> {
+impl Sink for Compare<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
         self.take(bytes);
         Ok(())
     }
 }
 
-impl<I: Iterator<Item = u8>> fmt::Write for Compare<I> {
+impl fmt::Write for Compare<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.take(text.as_bytes());
         Ok(())

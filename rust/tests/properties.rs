@@ -33,6 +33,7 @@ use squall::proto::ws::AwaitingAccept;
 use squall::replay::{
     replay,
     Memory,
+    MAX_OUT,
     MAX_RAW, //
 };
 use squall::vectors::{
@@ -173,10 +174,14 @@ fn quote(bytes: &[u8]) -> String {
 fn run(text: &str, arrival: Arrival) -> (String, Vec<u8>) {
     let mut raw = vec![0; MAX_RAW];
     let mut request = vec![0; MAX_RAW];
+    let mut out = vec![0; MAX_OUT];
+    let mut events = vec![0; MAX_OUT];
     let mut head = Head::new();
     let mut memory = Memory {
         raw: &mut raw,
         request: &mut request,
+        out: &mut out,
+        events: &mut events,
         head: &mut head,
     };
     let vector = parse(text).next().expect("a vector");

@@ -22,6 +22,7 @@ use squall::replay::{
     check,
     replay,
     Memory,
+    MAX_OUT,
     MAX_RAW, //
 };
 use squall::vectors::parse;
@@ -49,10 +50,14 @@ fn sha1_base64(input: &[u8; DIGEST_INPUT_LEN]) -> [u8; ACCEPT_LEN] {
 fn run(file: &str) -> usize {
     let mut raw = vec![0; MAX_RAW];
     let mut request = vec![0; MAX_RAW];
+    let mut out = vec![0; MAX_OUT];
+    let mut events = vec![0; MAX_OUT];
     let mut head = Head::new();
     let mut memory = Memory {
         raw: &mut raw,
         request: &mut request,
+        out: &mut out,
+        events: &mut events,
         head: &mut head,
     };
     let mut failures = String::new();
