@@ -16,7 +16,7 @@ import zlib
 from lib import baseline, ktap, session, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
-OFFERED = ktap.scaled(1 << 30, 16 << 20)
+OFFERED = ktap.scaled(1 << 30, 8 << 20)
 BLOCK = 1 << 20
 BLOCKS = [ws.LONG + os.urandom(BLOCK - len(ws.LONG)) for _ in range(16)]
 SUMS = [zlib.crc32(block) for block in BLOCKS]

@@ -11,7 +11,7 @@ from lib import ktap, session, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 # SQUALL_EXCHANGES=100000 is the full number, for a run by hand.
-EXCHANGES = int(os.environ.get("SQUALL_EXCHANGES", ktap.scaled(1200, 400)))
+EXCHANGES = int(os.environ.get("SQUALL_EXCHANGES", ktap.scaled(1200, 200)))
 CLIENTS, CONNECTIONS = 6, 4
 SEED = int(os.environ.get("SQUALL_SEED", 1))
 

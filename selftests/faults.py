@@ -239,12 +239,15 @@ def sockets(port):
 
 def under(phases):
     """Traffic while the share of allocations that fail changes: a list of (percent, seconds)."""
+    choose_caches()
     application = Application()
     with application.server as server, squall.sysctl(**TIMEOUTS):
         with squall.Listener(server, connections=3) as web:
+            clock = ktap.Clock()
             refused = squall.module_stats()["no_memory"]
             traffic = Traffic(web)
             time.sleep(2)
+            clock.note("begun")
             for percent, duration in phases:
                 with failing(percent):
                     before = squall.module_stats()["no_memory"]
@@ -253,10 +256,13 @@ def under(phases):
                     ktap.note(f"{percent} % for {duration} s: no_memory {count}; {traffic.good} {traffic.ended}")
             refused = squall.module_stats()["no_memory"] - refused
             time.sleep(1)
+            clock.note("all phases")
             traffic.finish(application.wrong)
+            clock.note("to the end of what was under way")
             check(refused > 0, "no_memory did not move: nothing failed")
             application.says_close = True
             works_again(web)
+            clock.note("each kind works again")
         ended()
 
 
@@ -303,7 +309,6 @@ def address():
         directory = web.server_directory()
         squall.write(f"{directory}/health_path", "/")
         until(lambda: web.server_stats()["checks"] > 0, 10, "a check")
-        choose_caches()
         failed = 0
         # Some that fail do not matter, and how many there are varies.
         for number in range(1, 13):

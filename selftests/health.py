@@ -149,6 +149,16 @@ def get(web, request=None):
         return head.status, body.decode() if head.status == 200 else None
 
 
+def several(web, count):
+    """Who answers so many requests on one connection."""
+    with web.connect() as client:
+        answers = []
+        for _ in range(count):
+            client.send(wire.request())
+            answers.append(client.read_response()[1].decode())
+        return answers
+
+
 def counts(*names):
     """Counters of the module."""
     stats = squall.module_stats()
@@ -319,7 +329,7 @@ def slow_start():
         with checked(2, health_fall=1, health_rise=1) as (web, servers):
             squall.write(f"{web.directory}/{squall.ROUTE}/balance", balance)
             squall.write(f"{web.server_directory(0)}/slow_start_ms", 60_000)
-            share = lambda: [get(web)[1] for _ in range(32)].count("0")
+            share = lambda: several(web, 32).count("0")
             equal(share(), 16, f"requests of 32 at the beginning, {balance}")
             servers[0].health = wire.response(status="503 Down")
             healthy(web, 0, 0)

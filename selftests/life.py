@@ -499,7 +499,7 @@ def route_disabled():
         until(lambda: squall.read_stats(route)["tunnels_open"] == 1, 10, "the first tunnel is gone")
 
 
-CROWD = ktap.scaled(10_000, 500)
+CROWD = ktap.scaled(10_000, 250)
 
 
 @case(f"{CROWD} tunnels are open at once and echo while everything is reconfigured; closed or reset, they leave nothing", limit=200)

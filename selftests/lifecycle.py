@@ -12,7 +12,7 @@ import time
 from lib import baseline, ktap, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
-CYCLES = ktap.scaled(100, 20)
+CYCLES = ktap.scaled(100, 10)
 HELLO = wire.plain_handler(lambda _head, _body: wire.response(b"hello"))
 REFUSED_LOG = "squall.*refused"
 
@@ -169,7 +169,7 @@ def remove_under_traffic(rounds):
 
 @case("the module unloads with tunnels open and traffic flowing", limit=120)
 def unload_under_traffic():
-    remove_under_traffic(ktap.scaled(8, 3))
+    remove_under_traffic(ktap.scaled(5, 2))
 
 
 @case("connections whose peers say nothing more are gone when the module is", limit=60)

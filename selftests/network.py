@@ -11,7 +11,7 @@ import time
 from lib import ktap, netns, session, sniff, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
-LENGTH = ktap.scaled(4 << 20, 1 << 18)
+LENGTH = ktap.scaled(4 << 20, 1 << 17)
 BODY = ws.LONG + os.urandom(LENGTH - len(ws.LONG))
 
 

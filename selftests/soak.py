@@ -20,7 +20,7 @@ from lib.ktap import case, check, equal, until
 from peers.echo import BLOCK, CLOSE
 
 # SQUALL_SOAK_SECONDS=3600 is the hour, for a run by hand.
-SECONDS = int(os.environ.get("SQUALL_SOAK_SECONDS", 40))
+SECONDS = int(os.environ.get("SQUALL_SOAK_SECONDS", ktap.scaled(40, 20)))
 SEED = int(os.environ.get("SQUALL_SEED", 1))
 PATIENCE = 60
 CONNECTIONS = 8

@@ -386,7 +386,7 @@ def vanish(gone, soon):
     """The case below with these timeouts; False if they were over, or nearly, before all were at their points."""
     begun = time.monotonic()
     with stage(("client vanishes", "server vanishes"), gone, **timeouts(soon)) as pairs:
-        if time.monotonic() - begun > soon / 2000:
+        if time.monotonic() - begun > 0.75 * soon / 1000:
             return False
         before = squall.module_stats()
         gone.run("ip link set gone down")

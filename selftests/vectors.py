@@ -33,11 +33,11 @@ OWN = re.compile(
 
 # Longer vectors take too many segments to be sent byte by byte.
 BYTEWISE_MAX = 2048
-# Every so many vectors of a file are sent whole, and in pieces: all are on the stock kernel, and are in the debug kernel's KUnit, which
-# cuts them at every place, as the host's tests do.
-WHOLE_EVERY = ktap.scaled(1, 4)
-CUT_EVERY = ktap.scaled(3, 45)
-BYTEWISE_EVERY = ktap.scaled(1, 36)
+# Every so many vectors of a file are sent whole, in two pieces, and byte by byte: KUnit, in the debug kernel, and the host's tests cut all
+# of them at every place.
+WHOLE_EVERY = ktap.scaled(1, 8)
+CUT_EVERY = ktap.scaled(5, 90)
+BYTEWISE_EVERY = ktap.scaled(3, 72)
 # After so many failures the rest of a file is not run: each may take some seconds.
 FAILURES_MAX = 8
 

@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 from lib import ktap, peers, session, squall
 from lib.ktap import case, check, equal
 
-SIZES = [0, 1, 125, 126, 127, 65535, 65536, 1 << 20, ktap.scaled(16 << 20, 2 << 20)]
+SIZES = [0, 1, 125, 126, 127, 65535, 65536, 1 << 20, ktap.scaled(16 << 20, 1 << 20)]
 TUNNELS = ktap.scaled(1000, 50)
 
 
@@ -44,7 +44,7 @@ def echo_node_python():
 
 @case("Python client and Python server echo thousands of small messages in order", limit=90)
 def echo_python_python():
-    count = ktap.scaled(3000, 250)
+    count = ktap.scaled(3000, 150)
     with squall.Listener(peers.shared(peers.python_app)) as web, dial(web) as client:
         sizes = random.Random(1)
         sent = []

@@ -2,6 +2,7 @@
 """Failed allocations, on a kernel with fault injection: those that the module causes in softirq, TCP's on its behalf included."""
 
 import contextlib
+import functools
 import glob
 import os
 
@@ -29,8 +30,9 @@ def text_range():
     return start, start + size
 
 
+@functools.cache
 def choose_caches():
-    """Lets every slab cache fail but those of the kernel's own checks."""
+    """Lets every slab cache fail but those of the kernel's own checks. Once: beside traffic it takes many seconds."""
     for path in glob.glob("/sys/kernel/slab/*/failslab"):
         name = path.split("/")[-2]
         with contextlib.suppress(OSError):  # one that is merged with others cannot be chosen
@@ -70,10 +72,8 @@ def failing(percent, code=None):
 
 @contextlib.contextmanager
 def failing_nth(number):
-    """While entered, this thread's `number`th allocation fails that the module makes for it, such as for a file of configfs.
-
-    Of the caches that choose_caches() has chosen, which takes a second.
-    """
+    """While entered, this thread's `number`th allocation fails that the module makes for it, such as for a file of configfs."""
+    choose_caches()
     start, end = text_range()
     settings = {
         "verbose": 0, "ignore-gfp-wait": "N", "cache-filter": "Y", "stacktrace-depth": 32,
