@@ -215,6 +215,7 @@ void *squall_spare_take(u32 slot);
 void *squall_spare_keep(u32 slot, void *spare);
 void squall_spare_each(u32 slot, void (*fn)(void *spare));
 unsigned long squall_jiffies(void);
+u64 squall_ns(void);
 void squall_date(u8 *date);
 void squall_timer_setup(struct timer_list *timer,
 			void (*fn)(struct timer_list *timer));

@@ -77,6 +77,7 @@ pub(crate) use self::{
     },
     time::{
         date,
+        ns,
         AtomicMoment,
         Moment, //
     }, //

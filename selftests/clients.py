@@ -298,6 +298,15 @@ def requests():
         at_rest(20)
 
 
+@case("what a rate allows is not less for coming in one tick of the kernel's clock")
+def fine_clock():
+    rates = squall.sysctl(client_requests_rate=1_000_000, client_requests_burst=1)
+    with wire.RawServer(HELLO) as server, squall.Listener(server) as web, rates, client_from(web) as client:
+        for _ in range(10):
+            client.send(wire.request() * 4)
+            equal([client.read_response()[0].status for _ in range(4)], [200] * 4, "statuses of what comes at once")
+
+
 @case("a request that comes too early waits for its turn, as long as that is near", limit=60)
 def delay():
     limits = {"client_requests_rate": 2, "client_requests_burst": 1, "limit_action": 1, "limit_delay_max_ms": 1200}

@@ -453,6 +453,7 @@ def everything():
         for trouble in soak.trouble:
             ktap.note(f"{trouble!r} {getattr(trouble, '__notes__', '')}")
         if soak.trouble:
+            ktap.note(f"steady route: {steady.route_stats()}")
             raise soak.trouble[0]
         check(not any(thread.is_alive() for thread in soak.threads), "a thread has not come to its end")
         put_back(soak)

@@ -32,7 +32,7 @@ use super::{
         Counter, //
     },
     sysctl,
-    time::Moment, //
+    time, //
 };
 use core::{
     cell::UnsafeCell,
@@ -137,7 +137,7 @@ impl Entry {
         self.addr == key.addr && self.scope == key.scope
     }
 
-    fn is_idle(&self, now: Moment) -> bool {
+    fn is_idle(&self, now: u64) -> bool {
         self.open == 0 && self.buckets.iter().all(|bucket| bucket.is_full(now))
     }
 }
@@ -205,7 +205,7 @@ impl Shard {
     }
 
     /// Looks at the next `most` entries for one that is idle, and takes that out of its chain.
-    fn reclaim(&mut self, most: usize, now: Moment) -> Option<usize> {
+    fn reclaim(&mut self, most: usize, now: u64) -> Option<usize> {
         for _ in 0..most.min(self.count) {
             let place = self.hand;
             self.hand = place.wrapping_add(1);
@@ -220,7 +220,7 @@ impl Shard {
     }
 
     /// Returns a place that is in no chain, of `share` places.
-    fn place(&mut self, share: usize, now: Moment) -> Result<usize, Untracked> {
+    fn place(&mut self, share: usize, now: u64) -> Result<usize, Untracked> {
         if self.count >= share {
             return self.reclaim(SWEEP_FULL, now).ok_or(Untracked);
         }
@@ -248,7 +248,7 @@ impl Shard {
         head: usize,
         key: &Key,
         share: usize,
-        now: Moment,
+        now: u64,
     ) -> Result<usize, Untracked> {
         if self.heads.is_empty() {
             let flags = GFP_ATOMIC | __GFP_NOWARN;
@@ -366,11 +366,11 @@ impl Table {
 fn with<R>(
     key: &Key,
     make: bool,
-    act: impl FnOnce(&mut Entry, NonZeroU32, Moment) -> R,
+    act: impl FnOnce(&mut Entry, NonZeroU32, u64) -> R,
 ) -> Result<Option<R>, Untracked> {
     let table = table().ok_or(Untracked)?;
     let (number, head) = table.home(key);
-    let now = Moment::now();
+    let now = time::ns();
     let mut shard = table.shards.get(number).ok_or(Untracked)?.lock();
     let place = match shard.find(head, key) {
         Some(place) => place,
@@ -386,7 +386,7 @@ fn with<R>(
 /// As [`with`], for a client that has to be in the table.
 fn entered<R>(
     key: &Key,
-    act: impl FnOnce(&mut Entry, NonZeroU32, Moment) -> Result<R, Refused>,
+    act: impl FnOnce(&mut Entry, NonZeroU32, u64) -> Result<R, Refused>,
 ) -> Result<R, Refused> {
     match with(key, true, act) {
         Ok(Some(result)) => result,
@@ -518,7 +518,7 @@ pub(crate) struct Usage {
 /// Returns how the table is filled. Process context: looks at all of it.
 pub(crate) fn usage() -> Usage {
     let mut usage = Usage::default();
-    let now = Moment::now();
+    let now = time::ns();
     for shard in table().iter().flat_map(|table| table.shards.iter()) {
         let shard = shard.lock();
         let entries = shard.chunks.iter().flat_map(|chunk| chunk.iter());

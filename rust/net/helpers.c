@@ -227,6 +227,11 @@ unsigned long squall_jiffies(void)
 	return jiffies;
 }
 
+u64 squall_ns(void)
+{
+	return ktime_get_ns();
+}
+
 /*
  * BH only: @date gets the present as an IMF-fixdate, SQUALL_DATE_LEN bytes, of
  * which this CPU makes one per second at most.  RFC 9110 section 5.6.7.

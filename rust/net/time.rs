@@ -69,16 +69,17 @@ impl Moment {
         u32::try_from(ms).unwrap_or(u32::MAX)
     }
 
-    /// Returns the nanoseconds from the beginning of the count to this point.
-    pub(crate) const fn ns(self) -> u64 {
-        const TICK: u64 = 1_000_000_000 / bindings::SQUALL_HZ as u64;
-        (self.jiffies() as u64).wrapping_mul(TICK)
-    }
-
     /// Returns the value for `mod_timer()`.
     pub(super) const fn jiffies(self) -> usize {
         self.0.get()
     }
+}
+
+/// Returns the nanoseconds since the machine started, for rates: jiffies are too coarse to count what comes at a high one, and
+/// stand still while the processor that counts them is held up. Any context.
+pub(crate) fn ns() -> u64 {
+    // SAFETY: Reading the clock has no preconditions.
+    unsafe { bindings::squall_ns() }
 }
 
 /// A point in time that several may set and look at, or none.

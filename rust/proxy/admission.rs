@@ -31,6 +31,7 @@ use crate::net::{
         BhLock, //
     },
     memory,
+    ns,
     stats::{
         self,
         Counter,
@@ -38,7 +39,6 @@ use crate::net::{
     },
     sysctl,
     Bucket,
-    Moment,
     Rate, //
 };
 use core::{
@@ -417,11 +417,7 @@ fn rates(site: &Site, route: &Route, peer: IpAddr, offers: bool) -> Verdict {
     };
     let mut wait = waited;
     if let Some(rate) = upgrades {
-        let taken = route
-            .gate
-            .upgrades
-            .lock()
-            .take(&rate, Moment::now(), patience);
+        let taken = route.gate.upgrades.lock().take(&rate, ns(), patience);
         match taken {
             Ok(until) => wait = wait.max(until),
             Err(ms) => return asking.refuse(Cause::UpgradesLimit, 503, ms),

@@ -214,7 +214,7 @@ impl Tunnel {
                 stats::add(Counter::Frames, u64::from(frames));
                 self.shared.passed(self.side, spliced.bytes, frames);
                 if rated {
-                    self.shared.charge(Moment::now(), spliced.bytes, frames);
+                    self.shared.charge(spliced.bytes, frames);
                 }
                 if self.frames.is_closed() {
                     self.shared.ended(match self.side {

@@ -27,6 +27,7 @@ use crate::net::{
         BhLock, //
     },
     log::is_followed,
+    ns,
     AtomicMoment,
     Moment, //
 };
@@ -358,7 +359,7 @@ impl Shared {
         let rated = self.paid.iter().zip(RATES);
         let rated = rated.filter(|(_, rate)| self.setting(*rate) != 0);
         let paid = rated.map(|(paid, _)| paid.load(Relaxed)).max()?;
-        let ahead = paid.saturating_sub(now.ns()).checked_sub(burst);
+        let ahead = paid.saturating_sub(ns()).checked_sub(burst);
         // Who has used up what may come at once, and no more, is not ahead.
         let ahead = ahead.filter(|&ahead| ahead > 0)?;
         let ms = ahead.wrapping_div(MILLISECOND).saturating_add(1);
@@ -366,14 +367,14 @@ impl Shared {
     }
 
     /// Charges the client for what it sent. Client's end.
-    pub(crate) fn charge(&self, now: Moment, bytes: u64, frames: u32) {
+    pub(crate) fn charge(&self, bytes: u64, frames: u32) {
         let units = [bytes, u64::from(frames)];
         for ((paid, rate), units) in self.paid.iter().zip(RATES).zip(units) {
             let cost = units
                 .saturating_mul(SECOND)
                 .checked_div(u64::from(self.setting(rate)))
                 .unwrap_or(0);
-            let from = paid.load(Relaxed).max(now.ns());
+            let from = paid.load(Relaxed).max(ns());
             paid.store(from.saturating_add(cost), Relaxed);
         }
     }
