@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-// Node's `ws` as a client. Usage: node client.js URL SCENARIO [ARGUMENT]; exit status 0 and "ok" when it holds.
+// Node's `ws` as a client. Each line of its input is a scenario as JSON, [URL, SCENARIO, ARGUMENT], run one after the other; each
+// line of its output is "ok" when that held, or what went wrong, as JSON.
 'use strict';
 
 const crypto = require('crypto');
+const readline = require('readline');
 const WebSocket = require('ws');
 
-const [url, scenario, argument] = process.argv.slice(2);
+// Of the scenario that is run.
+let url;
+let argument;
 
 function open(protocols, options) {
   return new Promise((resolve, reject) => {
@@ -119,5 +123,10 @@ const scenarios = {
   },
 };
 
-scenarios[scenario]().then(() => { console.log('ok'); process.exit(0); },
-  (error) => { console.log(String(error.stack || error)); process.exit(1); });
+(async () => {
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    let scenario;
+    [url, scenario, argument] = JSON.parse(line);
+    console.log(JSON.stringify(await scenarios[scenario]().then(() => 'ok', (error) => String(error.stack || error))));
+  }
+})();
