@@ -169,7 +169,7 @@ def remove_under_traffic(rounds):
 
 @case("the module unloads with tunnels open and traffic flowing", limit=120)
 def unload_under_traffic():
-    remove_under_traffic(ktap.scaled(5, 2))
+    remove_under_traffic(ktap.scaled(8, 2))
 
 
 @case("connections whose peers say nothing more are gone when the module is", limit=60)

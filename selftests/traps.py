@@ -465,7 +465,7 @@ def tiny_segments_pin_little():
             client.sock.settimeout(1)
             sent = 0
             try:
-                while sent < ktap.scaled(60_000, 3_000):
+                while sent < ktap.scaled(200_000, 4_000):
                     sent += client.sock.send(b"x")
             except socket.timeout:
                 pass

@@ -360,8 +360,8 @@ SOON = ktap.scaled(1500, 6000)
 
 def timeouts(soon):
     """Settings by which all that wait are over in so many milliseconds, and what follows sooner."""
-    # TCP counts the time to send from the first retransmission, which on a slow machine is seconds behind.
     waits = ("first_byte", "head", "keepalive", "queue", "ws_handshake", "ws_send")
+    # TCP counts the time to send from the first retransmission, which on a slow machine is seconds behind: idle is later than that.
     short = {"send": ms(500), "linger": ms(200), "ws_close": ms(500), "connect": ms(500), "ws_idle": soon + 3000}
     return {f"{name}_timeout_ms": value for name, value in {**dict.fromkeys(waits, soon), **short}.items()}
 

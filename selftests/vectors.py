@@ -35,7 +35,7 @@ OWN = re.compile(
 BYTEWISE_MAX = 2048
 # Every so many vectors of a file are sent whole, in two pieces, and byte by byte: KUnit, in the debug kernel, and the host's tests cut all
 # of them at every place.
-EVERY = {"whole": ktap.scaled(1, 8), "in_two": ktap.scaled(5, 90), "bytewise": ktap.scaled(3, 72)}
+EVERY = {"whole": ktap.scaled(1, 8), "in_two": ktap.scaled(3, 90), "bytewise": ktap.scaled(1, 72)}
 # After so many failures the rest of a file is not run: each may take some seconds.
 FAILURES_MAX = 8
 

@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 from lib import ktap, peers, session, squall
 from lib.ktap import case, check, equal
 
-SIZES = [0, 1, 125, 126, 127, 65535, 65536, 1 << 20, ktap.scaled(16 << 20, 1 << 20)]
+SIZES = [0, 1, 125, 126, 127, 65535, 65536, 1 << 20, ktap.scaled(16 << 20, 2 << 20)]
 TUNNELS = ktap.scaled(1000, 50)
 
 
