@@ -20,6 +20,8 @@ def rate():
             until(lambda: min(established()) > 0, 20, "each server has a connection")
             check(sum(established()) <= 28, lambda: f"not in turns: {established()}")
             web.wait_ready()
+            # What was sent is seen a little later.
+            until(lambda: len(seen.attempts(server.port)) >= servers * each, 5, "all attempts are seen")
             times = seen.attempts(server.port)
     equal(len(times), servers * each, "attempts")
     ktap.note(f"{len(times)} attempts in {times[-1] - times[0]:.2f} s")
