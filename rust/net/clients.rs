@@ -370,8 +370,9 @@ fn with<R>(
 ) -> Result<Option<R>, Untracked> {
     let table = table().ok_or(Untracked)?;
     let (number, head) = table.home(key);
-    let now = time::ns();
     let mut shard = table.shards.get(number).ok_or(Untracked)?.lock();
+    // Not before the lock: who had to wait for it would find tokens gone that were taken after its time, and be too early.
+    let now = time::ns();
     let place = match shard.find(head, key) {
         Some(place) => place,
         None if make => shard.insert(head, key, table.share, now)?,
