@@ -186,10 +186,10 @@ build_debug() {
     rm -f "$1/build"/vmlinux.a "$1/build"/.tmp_*
 }
 
-# module KERNEL [ARGUMENT…]: builds the module for the kernel into build/KERNEL of the checkout; arguments go to make.
-module() {
-    local kernel=$1 out=${OUT:-$TOP/build/$1} cc start=$SECONDS
-    shift
+# kbuild KERNEL OUT TARGET…: what Kbuild makes for the kernel in the directory OUT.
+kbuild() {
+    local kernel=$1 out=$2 cc
+    shift 2
     case $kernel in
     stock) cc=CC=x86_64-linux-gnu-$GCC ;;
     debug) cc=LLVM=-$LLVM_VERSION ;;
@@ -200,12 +200,18 @@ module() {
     exec 8>"$out/.lock"
     flock 8
     # Make's own chatter is left out; what compilers say passes through.
-    if ! inside make -s -C "$(dir_of "$kernel")/build" M="$TOP" MO="$out" "$cc" -j"$(nproc)" modules "$@" 8>&- 2>&1 |
+    if ! inside make -s -C "$(dir_of "$kernel")/build" M="$TOP" MO="$out" "$cc" -j"$(nproc)" "$@" 8>&- 2>&1 |
         { grep -v '^Skipping BTF generation' >&2 || true; }; then
         die "the module does not compile for the $kernel kernel"
     fi
     exec 8>&-
-    say "[6/6] module for the $kernel kernel … $((SECONDS - start)) s: ${out#"$TOP/"}/squall.ko"
+}
+
+# module KERNEL: builds the module for the kernel into build/KERNEL of the checkout.
+module() {
+    local start=$SECONDS
+    kbuild "$1" "$TOP/build/$1" modules
+    say "[6/6] module for the $1 kernel … $((SECONDS - start)) s: build/$1/squall.ko"
 }
 
 # user_tools: builds the programs for users of the module into build/tools of the checkout.
