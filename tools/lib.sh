@@ -109,18 +109,6 @@ in_cargo() {
     fi
 }
 
-# GiB that what cargo keeps in the cache for one of its packages may grow to.
-CARGO_GIB=2
-
-# kept NAME: where cargo keeps what it compiles for tests and lints of NAME. In the cache, since dependencies take the most time and
-# are the same for all checkouts; what each checkout adds is bounded by beginning anew.
-kept() {
-    local dir=$CACHE/cargo-target/$1
-    mkdir -p "$dir"
-    [ "$(du -s --block-size=1G "$dir" | cut -f1)" -le $CARGO_GIB ] || rm -rf --one-file-system "$dir"
-    printf '%s\n' "$dir"
-}
-
 # mirror: Debian's mirror as the host's own apt knows it, one-line or deb822 sources alike.
 mirror() {
     if [ -n "${SQUALL_MIRROR:-}" ]; then
