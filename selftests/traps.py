@@ -234,7 +234,7 @@ def copied_to(near):
             netns.shell(f"ethtool -K {near.name} sg off")
             yield near
     finally:
-        netns.shell("ip xfrm policy flush; ip xfrm state flush")
+        netns.ip("xfrm policy flush", "xfrm state flush")
 
 
 @case("a process that sends while softirqs send in its place gets its own bytes sent, and no others", limit=60)

@@ -409,16 +409,14 @@ def declare(name):
 @ktap.at_end
 def remove_addresses():
     """Takes back what the loopback interface was given."""
-    for address in (CLIENT, SERVER[0]):
-        netns.shell(f"ip addr del {address}/32 dev lo")
+    netns.ip(*(f"addr del {address}/32 dev lo" for address in (CLIENT, SERVER[0])))
 
 
 for ADDRESS in (CLIENT, SERVER[0]):
-    netns.shell(f"ip addr add {ADDRESS}/32 dev lo")
-    # A window of ten segments would make every few bytes wait for a delayed acknowledgement.
-    netns.shell(
-        f"ip route change local {ADDRESS} dev lo table local proto kernel scope host src {ADDRESS} "
-        "initcwnd 4000 initrwnd 4000 quickack 1"
+    netns.ip(
+        f"addr add {ADDRESS}/32 dev lo",
+        # A window of ten segments would make every few bytes wait for a delayed acknowledgement.
+        f"route change local {ADDRESS} dev lo table local proto kernel scope host src {ADDRESS} initcwnd 4000 initrwnd 4000 quickack 1",
     )
 for file in vectors.files():
     declare(file)

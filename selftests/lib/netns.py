@@ -4,6 +4,7 @@
 import contextlib
 import ctypes
 import os
+import shlex
 import socket
 import subprocess
 import threading
@@ -16,12 +17,21 @@ _switch = threading.Lock()
 
 
 def shell(command):
-    """Runs one command; its output is shown when it fails."""
-    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    ktap.check(
-        done.returncode == 0, lambda: f"{command}: {done.stdout.decode(errors='replace').strip()}"
-    )
-    return done.stdout.decode(errors="replace")
+    """Runs one command, without a shell between; its output is shown when it fails."""
+    return _run(shlex.split(command), command)
+
+
+def ip(*commands, namespace=None):
+    """Runs commands of ip(8) in one process (to start one takes longer than what it does), inside the namespace if there is one."""
+    inside = ["-netns", namespace] if namespace else []
+    _run(["ip", *inside, "-batch", "-"], commands, input="\n".join(commands).encode())
+
+
+def _run(arguments, told, **options):
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **options)
+    output = done.stdout.decode(errors="replace")
+    ktap.check(done.returncode == 0, lambda: f"{told}: {output.strip()}")
+    return output
 
 
 class Namespace:
@@ -36,18 +46,23 @@ class Namespace:
         self.address6, self.gateway6 = f"fd09:{number:x}::2", f"fd09:{number:x}::1"
 
     def __enter__(self):
-        name, number = self.name, self.number
-        shell(f"ip netns add {name}")
+        name = self.name
+        ip(f"netns add {name}")
         try:
-            shell(f"ip link add {name} mtu {self.mtu} type veth peer name {name} netns {name} mtu {self.mtu}")
-            shell(f"ip addr add {self.gateway}/24 dev {name}")
-            shell(f"ip -6 addr add {self.gateway6}/64 dev {name} nodad")
-            shell(f"ip link set {name} up")
-            self.run(f"ip addr add {self.address}/24 dev {name}")
-            self.run(f"ip -6 addr add {self.address6}/64 dev {name} nodad")
-            self.run(f"ip link set {name} up")
-            self.run("ip link set lo up")
-            self.run(f"ip route add default via 10.9.{number}.1")
+            ip(
+                f"link add {name} mtu {self.mtu} type veth peer name {name} netns {name} mtu {self.mtu}",
+                f"addr add {self.gateway}/24 dev {name}",
+                f"addr add {self.gateway6}/64 dev {name} nodad",
+                f"link set {name} up",
+            )
+            ip(
+                f"addr add {self.address}/24 dev {name}",
+                f"addr add {self.address6}/64 dev {name} nodad",
+                f"link set {name} up",
+                "link set lo up",
+                f"route add default via {self.gateway}",
+                namespace=name,
+            )
             # Segments as they are on a wire: veth would hand over whole bursts as one.
             offload = f"ethtool -K {name} tso off gso off gro off"
             shell(offload)
@@ -58,11 +73,10 @@ class Namespace:
         return self
 
     def __exit__(self, *_):
-        # What is still closing would retransmit for minutes over a link that is gone, and look like a leak.
-        subprocess.run([*self.prefix, "ss", "-K"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # The link would otherwise live on until the last socket of the namespace is gone.
-        subprocess.run(f"ip link del {self.name}", shell=True, stderr=subprocess.DEVNULL)
-        subprocess.run(f"ip netns del {self.name}", shell=True, stderr=subprocess.DEVNULL)
+        # What is still closing would retransmit for minutes over a link that is gone, and look like a leak. The link would otherwise
+        # live on until the last socket of the namespace is gone.
+        for command in (["ss", "-N", self.name, "-K"], ["ip", "link", "del", self.name], ["ip", "netns", "del", self.name]):
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
     def run(self, command):
         """Runs a command inside."""
