@@ -11,7 +11,7 @@ import tempfile
 from lib import ktap, peers, session, squall, wire
 from lib.ktap import case, check, equal
 
-BIG = ktap.scaled(100 << 20, 3 << 20)
+BIG = ktap.scaled(100 << 20, 1 << 20)
 REQUEST = wire.request("/")
 
 

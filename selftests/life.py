@@ -356,9 +356,9 @@ def lazy():
 
 @case("WebSocket clients are told 1001, or 1012 if that is wanted, spread evenly over drain_ms", limit=60)
 def spread():
-    count, over = 20, ms(1000)
+    count, over, app = 20, ms(1000), peers.shared(peers.python_app)
     for restart, code in ((0, GOING_AWAY), (1, RESTART)):
-        with squall.sysctl(drain_ms=over, drain_restart=restart), peers.python_app() as app, squall.Listener(app) as web:
+        with squall.sysctl(drain_ms=over, drain_restart=restart), squall.Listener(app) as web:
             clients = [connect(web.url("/echo", scheme="ws")) for _ in range(count)]
             for client in clients:
                 client.send("open")
@@ -499,7 +499,7 @@ def route_disabled():
         until(lambda: squall.read_stats(route)["tunnels_open"] == 1, 10, "the first tunnel is gone")
 
 
-CROWD = ktap.scaled(10_000, 250)
+CROWD = ktap.scaled(10_000, 150)
 
 
 @case(f"{CROWD} tunnels are open at once and echo while everything is reconfigured; closed or reset, they leave nothing", limit=200)

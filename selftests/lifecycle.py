@@ -157,7 +157,7 @@ def remove_under_traffic(rounds):
                 threads = [threading.Thread(target=worker, args=job, daemon=True) for job in jobs]
                 for thread in threads:
                     thread.start()
-                time.sleep(0.5)
+                time.sleep(ktap.scaled(0.5, 0.2))
             squall.unload()
             stop.set()
             for thread in threads:

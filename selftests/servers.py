@@ -16,7 +16,7 @@ from lib import ktap, session, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 # How many upgrades come in one burst.
-UPGRADES = int(os.environ.get("SQUALL_UPGRADES", ktap.scaled(2000, 200)))
+UPGRADES = int(os.environ.get("SQUALL_UPGRADES", ktap.scaled(2000, 100)))
 
 
 def named(name, **options):

@@ -548,6 +548,7 @@ class Load:
                             client.send(EARLY)
                             client.read(5)
                     self.counts[kind, status] += 1
+                time.sleep(0.005)
             except socket.timeout:
                 self.trouble.append(f"{kind}: a client waited")
             except (OSError, wire.Closed) as error:

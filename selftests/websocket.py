@@ -11,7 +11,8 @@ from websockets.sync.client import connect
 from lib import ktap, peers, session, squall
 from lib.ktap import case, check, equal
 
-SIZES = [0, 1, 125, 126, 127, 65535, 65536, 1 << 20, ktap.scaled(16 << 20, 2 << 20)]
+SIZES = [0, 1, 125, 126, 127, 65535, 65536, *ktap.scaled((1 << 20, 16 << 20), (1 << 20,))]
+MOST = f"{SIZES[-1] >> 20} MiB"
 TUNNELS = ktap.scaled(1000, 50)
 
 
@@ -31,12 +32,12 @@ def python_echo(app):
                 check(client.recv(ktap.seconds(60)) == message, f"{size} B came back changed")
 
 
-@case("Python client and Node server echo text and binary of 0 B to 16 MiB", limit=150)
+@case(f"Python client and Node server echo text and binary of 0 B to {MOST}", limit=150)
 def echo_python_node():
     python_echo(peers.shared(peers.node_app))
 
 
-@case("Node client and Python server echo text and binary of 0 B to 16 MiB", limit=150)
+@case(f"Node client and Python server echo text and binary of 0 B to {MOST}", limit=150)
 def echo_node_python():
     with squall.Listener(peers.shared(peers.python_app)) as web:
         peers.node_client(web.url("/", "ws"), "echo", ",".join(map(str, SIZES)), limit=140)

@@ -135,7 +135,7 @@ class Baseline:
     def check_slab(self, per_cache):
         """Fails if a socket cache holds more than `per_cache` objects above its base."""
         if ktap.SLOW:
-            return  # KASAN keeps freed objects in quarantine, where they count as active; kmemleak is asked afterwards
+            return  # KASAN keeps freed objects in quarantine, where they count as active
         now = slab()
         grown = {
             name: (self.slab.get(name, 0), count)
