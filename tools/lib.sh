@@ -96,8 +96,10 @@ $CACHE
 ${BIND:-}" SQUALL_CWD=$PWD "$TOOLS/inside" "$@"
 }
 
-# in_cargo ARGUMENT…: cargo, on rust/: the machine's own if it has one, else that of the toolchain tree.
+# in_cargo ARGUMENT…: cargo, on rust/ unless told otherwise: the machine's own if it has one, else that of the toolchain tree. All
+# packages are compiled into one directory, so what several of them use is compiled once.
 in_cargo() {
+    local -x CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$TOP/build/cargo}
     if command -v cargo >/dev/null; then
         (cd "$TOP/rust" && cargo "$@")
     else
@@ -105,7 +107,7 @@ in_cargo() {
         local trusted=/etc/ssl/certs/ca-certificates.crt
         [ -e $trusted ] || trusted=
         mkdir -p "$CACHE/cargo"
-        (cd "$TOP/rust" && BIND=$trusted inside env CARGO_HOME="$CACHE/cargo" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$TOP/build/cargo}" cargo "$@")
+        (cd "$TOP/rust" && BIND=$trusted inside env CARGO_HOME="$CACHE/cargo" CARGO_TARGET_DIR="$CARGO_TARGET_DIR" cargo "$@")
     fi
 }
 
