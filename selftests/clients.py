@@ -174,11 +174,11 @@ def one_connection(web, of_client):
 @case("a connection whose client takes its time to take the last bytes counts until it is gone, for client and listener")
 def lingering():
     def serve(peer, _number):
-        head = peer.read_head()
-        if not head.get("Upgrade"):
-            return peer.send(wire.response(bytes(200_000)))
+        # The connection is kept: an offer sent on one that is being closed would be lost with it.
+        while not (head := peer.read_head()).get("Upgrade"):
+            peer.send(wire.response(bytes(200_000)))
         peer.send(ws.switching(head))
-        return peer.send(ws.frame(bytes(200_000)))
+        peer.send(ws.frame(bytes(200_000)))
 
     with wire.RawServer(serve) as server, squall.Listener(server) as web:
         for of_client, tunnel in ((True, False), (False, False), (True, True), (False, True)):
