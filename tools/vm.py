@@ -69,7 +69,7 @@ def kvm_works(args):
 
 def qemu_command(args, out_fd, err_fd):
     append = ["console=ttyS0", "loglevel=7", "panic=-1", "oops=panic", "log_buf_len=16M", "random.trust_cpu=on", "tsc=nowatchdog"]
-    # To look for the other serial ports of a PC takes a second.
+    # There is one serial port: to look for others takes time at each boot.
     append.append("8250.nr_uarts=1")
     # Keeping track of each block of memory makes allocations several times as slow.
     append += ["squall." + args.flavour, "squall.kmemleak" if args.kmemleak else "kmemleak=off"]
