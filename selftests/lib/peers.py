@@ -17,14 +17,24 @@ NODE_ENV = {**os.environ, "NODE_PATH": "/usr/share/nodejs:/usr/lib/nodejs"}
 _processes = []
 
 
+def _end(process):
+    """Ends a process, also a stopped one, and gives back what was held for it."""
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+    # A pipe takes kernel memory, which would look as if the module had lost it.
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
+    if process in _processes:
+        _processes.remove(process)
+
+
 @ktap.at_end
 def end_all():
     """Ends every process that was started here."""
-    for process in _processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-            process.wait()
+    for process in list(_processes):
+        _end(process)
 
 
 class Peer:
@@ -55,9 +65,7 @@ class Peer:
 
     def stop(self):
         """Kills the process (its sockets are closed by the kernel)."""
-        self.process.send_signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait()
+        _end(self.process)
 
     def signal(self, number):
         """Sends a signal, such as SIGSTOP."""
@@ -151,8 +159,7 @@ class Nginx:
             return False
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+        _end(self.process)
         self.folder.cleanup()
 
 
@@ -194,5 +201,5 @@ def node_client(url, scenario, argument="", limit=60):
     if result != "ok":
         # Who knows what it still has open.
         _node_clients.clear()
-        process.kill()
+        _end(process)
         raise AssertionError(f"{scenario} {argument}: {result}")
