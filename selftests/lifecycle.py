@@ -125,6 +125,29 @@ def enable():
             web.wait_ready()
 
 
+@case("a listener whose socket is killed is not enabled any more, keeps its connections, and listens again when told to")
+def killed():
+    with wire.RawServer(HELLO) as server, squall.Listener(server) as web, web.connect() as client:
+        client.send(wire.request())
+        equal(client.read_response()[1], b"hello", "response")
+        for _ in range(3):
+            subprocess.run(["ss", "-Kt", "state", "listening", f"sport = :{web.port}"], stdout=subprocess.DEVNULL, check=True)
+            equal(squall.read(f"{web.directory}/enable"), "0", "enable")
+            try:
+                web.connect().close()
+                raise AssertionError("a killed listener accepted a connection")
+            except ConnectionRefusedError:
+                pass
+            squall.write(f"{web.directory}/address", web.address)
+            web.enable(1)
+            equal(squall.read(f"{web.directory}/enable"), "1", "enable")
+            web.wait_ready()
+            client.send(wire.request())
+            equal(client.read_response()[1], b"hello", "response on the connection that was there before")
+        subprocess.run(["ss", "-Kt", "state", "listening", f"sport = :{web.port}"], stdout=subprocess.DEVNULL, check=True)
+        web.enable(0)
+
+
 def remove_under_traffic(rounds):
     """A listener is removed while tunnels, requests and connects are under way; returns what went wrong."""
     trouble = []

@@ -188,6 +188,14 @@ impl<S: Session> Listener<S> {
         Ok(listener)
     }
 
+    /// Says whether it still listens: root may have had the socket closed (`SOCK_DESTROY` of
+    /// sock_diag(7), which is `ss -K`).
+    pub(crate) fn listens(&self) -> bool {
+        // SAFETY: By the invariant; the state may be read at any time.
+        let state = unsafe { bindings::squall_sk_state((*self.socket.as_ptr()).sk) };
+        state as u32 == bindings::SQUALL_TCP_LISTEN
+    }
+
     /// TCP calls this for the listener, and for children that are not accepted yet, which have
     /// inherited it.
     ///

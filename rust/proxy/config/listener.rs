@@ -76,6 +76,13 @@ struct ListenerState {
     listener: Option<Listener<Session>>,
 }
 
+impl ListenerState {
+    /// Says whether connections are accepted.
+    fn is_enabled(&self) -> bool {
+        self.listener.as_ref().is_some_and(Listener::listens)
+    }
+}
+
 impl ListenerDir {
     /// Makes the directory `dir`.
     pub(super) fn group(dir: &CStr) -> Result<impl PinInit<configfs::Group<ListenerDir>, Error>> {
@@ -127,7 +134,7 @@ impl AttributeOperations<0> for ListenerDir {
     fn store(dir: &ListenerDir, page: &[u8]) -> Result {
         let addr = address(&dir.name, page)?;
         let mut state = dir.state.lock();
-        if state.listener.is_some() {
+        if state.is_enabled() {
             let why = format_args!("the listener is enabled");
             return Err(refuse(&dir.name, "address", page, why, EBUSY));
         }
@@ -141,7 +148,7 @@ impl AttributeOperations<1> for ListenerDir {
     type Data = ListenerDir;
 
     fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let enabled = dir.state.lock().listener.is_some();
+        let enabled = dir.state.lock().is_enabled();
         show(page, |text| writeln!(text, "{}", u8::from(enabled)))
     }
 
@@ -157,7 +164,7 @@ impl AttributeOperations<1> for ListenerDir {
             }
             return Ok(());
         }
-        if state.listener.is_some() {
+        if state.is_enabled() {
             return Ok(());
         }
         let addr = state
