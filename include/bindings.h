@@ -5,7 +5,8 @@
  * Only rust/net sees what is generated from this file.
  *
  * Helpers hold no policy.  Where a helper has a condition of its own (a lock
- * that must be held, a context), the comment in rust/net/helpers.c says so.
+ * that must be held, a context), the comment where it is defined says so:
+ * in rust/net, the C file named after the subject.
  */
 #ifndef SQUALL_BINDINGS_H
 #define SQUALL_BINDINGS_H

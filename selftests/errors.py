@@ -71,7 +71,7 @@ def too_large():
             (wire.request("/", fields=[f"X-{i}: {'v' * 1000}" for i in range(200)]), (431,)),
             (wire.request("/", fields=["X: " + "v" * 200_000]), (431,)),
             (wire.request("/", fields=[f"X-{i}: v" for i in range(2000)]), (431,)),
-            (wire.request("/" + "a" * 200_000), (414, 431)),
+            (wire.request("/" + "a" * 200_000), (414,)),
         ):
             with web.connect() as client:
                 try:

@@ -96,13 +96,16 @@ def keep_alive():
 
 @case("a client that says close is closed, the connection to the server is not")
 def close_downstream():
-    with squall.Listener(peers.shared(peers.node_app), connections=1) as web:
+    hello = wire.plain_handler(lambda _head, _body: wire.response(b"hello"))
+    with wire.RawServer(hello) as server, squall.Listener(server, connections=1) as web:
         for _ in range(3):
             with web.connect() as client:
                 client.send(wire.request("/", fields=["Connection: close"]))
                 head, _ = client.read_response()
                 equal(head.get("Connection", "").lower(), "close", "Connection field")
                 check(client.ended(), "the connection was not closed after the response")
+            web.wait_ready()
+        equal(server.accepted, 1, "connections to the server")
 
 
 @case("a server that closes after its response does not disturb the client's connection")

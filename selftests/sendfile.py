@@ -6,7 +6,7 @@ import mmap
 import os
 
 from lib import session, squall, wire
-from lib.ktap import case, check, equal
+from lib.ktap import case, equal
 
 CONTENT = os.urandom(100_000)
 

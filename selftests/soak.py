@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import select
-import socket
 import threading
 import time
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 
-from lib import ktap, netns, peers, rt, session, squall, sniff, wire, ws
+from lib import ktap, netns, rt, session, squall, sniff, wire, ws
 from lib.ktap import case, check, equal, until
 
 FAILED = (502, 503, 504)

@@ -7,7 +7,7 @@ import re
 
 from lib import ktap, netns, session, squall, vectors
 from lib.ktap import case, check, equal
-from lib.stage import ANSWER, CLIENT, DATE, REFUSAL, SERVER, Stage, offered_key, request_length, switching
+from lib.stage import ANSWER, CLIENT, DATE, REFUSAL, SERVER, Stage, offered_key, switching
 
 DEFAULT_REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -112,6 +112,8 @@ def close_codes():
                     client.recv(ktap.seconds(10))
                 except ConnectionClosed as end:
                     equal((end.rcvd.code, end.rcvd.reason), (code, "as asked"), "close frame")
+                else:
+                    raise AssertionError(f"a message came instead of a close frame with {code}")
     with squall.Listener(peers.shared(peers.python_app)) as web:
         peers.node_client(web.url("/", "ws"), "close", 4001)
 

@@ -275,7 +275,7 @@ void squall_work_setup(struct work_struct *work,
 	INIT_WORK(work, fn);
 }
 
-/* Every connection that has a hooked socket, for the module's unloading. */
+/* Every connection that has a hooked socket: to unload, to drain, to shed. */
 static LIST_HEAD(squall_registry);
 static DEFINE_SPINLOCK(squall_registry_lock);
 

@@ -64,7 +64,7 @@ struct squall_sysctl squall_sysctl = {
 	.sndbuf = 4194304,
 };
 
-/* The largest range any of them may have; each row narrows it. */
+/* Ranges of times that several rows have in common. */
 static const unsigned int ms_min = 1, ms_max = 24 * 3600 * 1000;
 static const unsigned int long_max = 30U * 24 * 3600 * 1000;
 

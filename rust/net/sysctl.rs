@@ -24,7 +24,7 @@ macro_rules! values {
 values! {
     /// Milliseconds from the first byte of a request to the end of its head.
     head_timeout;
-    /// Milliseconds that a downstream connection may be idle between requests, and before the first.
+    /// Milliseconds that a downstream connection may be idle between requests.
     keepalive_timeout;
     /// Milliseconds that a client may pause within a request's body.
     body_timeout;
