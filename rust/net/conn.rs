@@ -534,9 +534,16 @@ impl<S: Session> Conn<S> {
         self.inbox.lock().queue.is_closed()
     }
 
-    /// Says whether the receiver is slow: its queue is full.
-    pub(crate) fn is_full(&self) -> bool {
-        self.inbox.lock().queue.is_full(self.queue_high(self))
+    /// Has events served along with the next that are posted. Any context.
+    pub(crate) fn note(&self, events: Events) {
+        self.raise(events);
+    }
+
+    /// Says whether the receiver holds senders back: its queue is full, or has been, and not become short again
+    /// since.
+    pub(crate) fn holds_back(&self) -> bool {
+        let inbox = self.inbox.lock();
+        inbox.waiter.is_some() || inbox.queue.is_full(self.queue_high(self))
     }
 
     /// Puts `bytes` behind what is queued to be sent, and `mail` into the inbox, or neither.

@@ -193,8 +193,9 @@ impl<S: Session> Io<'_, S> {
         self.control.released
     }
 
-    /// Returns when TCP last took bytes.
-    pub(crate) fn sent_at(&self) -> Moment {
+    /// Returns when TCP last took bytes, or this found that the peer had acknowledged some since the call before.
+    pub(crate) fn taken_at(&mut self) -> Moment {
+        self.conn.look_at_acked(self.control);
         self.control.sent_at
     }
 

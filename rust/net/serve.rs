@@ -190,6 +190,16 @@ impl<S: Session> Conn<S> {
         }
     }
 
+    /// Notes whether the peer has acknowledged something since this was called last: then it takes what it is sent.
+    pub(super) fn look_at_acked(&self, control: &mut Control<S>) {
+        // SAFETY: Who has `control` holds the lock.
+        let acked = unsafe { bindings::squall_sk_acked(self.sk.as_ptr()) };
+        if acked != control.acked {
+            control.acked = acked;
+            control.sent_at = Moment::now();
+        }
+    }
+
     /// `linger_timeout` has passed since the release, or since this was called last.
     ///
     /// A peer that still acknowledges what it was sent gets the rest, however long that takes; one
@@ -197,22 +207,14 @@ impl<S: Session> Conn<S> {
     fn lingered(&self, control: &mut Control<S>) {
         let sk = self.sk.as_ptr();
         // SAFETY: The lock is held.
-        let (acked, all_acked) = unsafe {
-            (
-                bindings::squall_sk_acked(sk),
-                bindings::squall_sk_write_queue_empty(sk),
-            )
-        };
+        let all_acked = unsafe { bindings::squall_sk_write_queue_empty(sk) };
         if all_acked && self.inbox.lock().queue.is_empty() {
             stats::inc(Counter::LingerTimeouts);
             control.reset = true;
             return;
         }
         let now = Moment::now();
-        if acked != control.acked {
-            control.acked = acked;
-            control.sent_at = now;
-        }
+        self.look_at_acked(control);
         if now.is_before(control.sent_at.after_ms(sysctl::send_timeout())) {
             let again = now.after_ms(sysctl::linger_timeout());
             control.deadline = Some(again);

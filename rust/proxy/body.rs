@@ -56,8 +56,10 @@ pub(crate) enum Failure {
 pub(crate) enum Forwarded {
     /// To its end.
     All,
-    /// As far as it came, or as the receiver could take it.
+    /// As far as the receiver could take it, or as there was memory.
     Part,
+    /// As far as it came.
+    Starved,
 }
 
 /// A body on its way.
@@ -142,8 +144,8 @@ impl Body {
                     }
                 }
                 Step::Trailers => {
-                    if self.trailers(io, to)? == Forwarded::Part {
-                        return Ok(Forwarded::Part);
+                    if self.trailers(io, to)? == Forwarded::Starved {
+                        return Ok(Forwarded::Starved);
                     }
                 }
                 Step::End { consumed } => {
@@ -175,7 +177,7 @@ impl Body {
     /// What there is to read is not enough to go on: is that the end?
     fn starved(&mut self, io: &Io<'_>) -> Result<Forwarded, Failure> {
         if !io.fin_received() {
-            return Ok(Forwarded::Part);
+            return Ok(Forwarded::Starved);
         }
         self.decoder.closed().map_err(Failure::Protocol)?;
         Ok(Forwarded::All)

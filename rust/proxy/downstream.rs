@@ -38,6 +38,7 @@ use super::{
         Session,
         ABORTED,
         ASSIGNED,
+        BEGUN,
         CLOSE_AFTER,
         DRAIN,
         ENDED,
@@ -60,7 +61,10 @@ use super::{
         Side,
         Tunnel, //
     },
-    upstream::Job, //
+    upstream::{
+        Job,
+        Rest, //
+    }, //
 };
 use crate::{
     net::{
@@ -256,7 +260,7 @@ impl Downstream {
         asked.keep_alive = asked.keep_alive && self.may_go_on();
         let Some(route) = route else {
             self.site.unrouted();
-            let go_on = asked.keep_alive && request.framing == BodyFraming::None;
+            let go_on = answer::may_go_on(&asked) && request.framing == BodyFraming::None;
             return self.answer_as(io, 404, go_on, asked.head_method, 0);
         };
         route.requests.inc();
@@ -375,7 +379,11 @@ impl Downstream {
             exchange.asked,
             exchange.awaiting.take(),
             exchange.tunnel.clone(),
-            whole,
+            match (whole, exchange.request.expect_continue) {
+                (true, _) => Rest::Nothing,
+                (false, false) => Rest::Body,
+                (false, true) => Rest::Expected,
+            },
             exchange.log.clone(),
         ) {
             Ok(job) => job,
@@ -433,9 +441,10 @@ impl Downstream {
             return;
         };
         let conn = conn.clone();
-        if exchange.body.forwarded() == 0 {
-            // Until there is content the client may be waiting for a 100 (Continue).
+        if !exchange.coming {
+            // Until something of it comes the client may be waiting for a 100 (Continue).
             exchange.measured.0 = Moment::now();
+            exchange.coming = io.unread() > 0;
         }
         match exchange.body.forward(io, &conn) {
             Ok(Forwarded::All) => {
@@ -443,30 +452,42 @@ impl Downstream {
                 conn.push(events | WHOLE);
             }
             Ok(Forwarded::Part) => {
-                exchange.held_back |= io.unread() > 0;
+                exchange.held_back = true;
                 conn.push(events);
             }
+            Ok(Forwarded::Starved) => conn.push(events),
             // The server's side will say what became of it.
             Err(Failure::ReceiverGone) => conn.post(events),
             Err(failure) => {
-                let status = match failure {
+                let (status, by, why) = match failure {
                     Failure::Protocol(error) => {
                         count_request_error(error);
-                        error.status()
+                        (error.status(), By::Client, Why::Protocol)
                     }
-                    _ => 503,
+                    _ => (503, By::Proxy, Why::Memory),
                 };
                 // It has to know of the request that it is not to complete.
                 conn.post(events);
-                self.fail_body(io, status);
+                self.fail_body(io, status, by, why);
             }
         }
     }
 
-    /// The body cannot be completed: the server must not take it for a whole one.
-    fn fail_body(&mut self, io: &mut Io<'_>, status: u16) {
+    /// The body cannot be completed: the server must not take it for a whole one, and a response that has begun is
+    /// none any more.
+    fn fail_body(&mut self, io: &mut Io<'_>, status: u16, by: By, why: Why) {
+        let begun = self.exchange.as_ref().is_some_and(|it| it.begun);
+        self.log_end(by, why);
         // Dropping the checkout, with the exchange, resets the server connection.
+        if begun || io.conn().is_posted(BEGUN) {
+            self.exchange = None;
+            return io.reset();
+        }
         self.answer_last(io, status);
+        // It may have begun before the answer was the last thing to be queued.
+        if io.conn().is_posted(BEGUN) {
+            io.reset();
+        }
     }
 
     /// The response is complete.
@@ -532,13 +553,16 @@ impl Downstream {
             State::Body => self.body_due(io),
             State::Response | State::Room => {
                 let timeout = self.setting(Setting::SendTimeout);
-                if io.unsent() && !Moment::now().is_before(io.sent_at().after_ms(timeout)) {
+                let (now, due) = (Moment::now(), io.taken_at().after_ms(timeout));
+                if !io.unsent() {
+                    io.set_deadline(timeout);
+                } else if now.is_before(due) {
+                    io.set_deadline(now.ms_until(due));
+                } else {
                     stats::inc(Counter::SendTimeouts);
                     self.log_end(By::Client, Why::Stalled);
                     self.exchange = None;
                     io.reset();
-                } else {
-                    io.set_deadline(timeout);
                 }
             }
         }
@@ -546,7 +570,7 @@ impl Downstream {
 
     /// Looks at how fast the body of the request comes.
     fn body_due(&mut self, io: &mut Io<'_>) {
-        let Some(exchange) = &mut self.exchange else {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
             return;
         };
         let now = Moment::now();
@@ -556,28 +580,35 @@ impl Downstream {
             .upstream
             .as_ref()
             .and_then(Checkout::conn)
-            .is_some_and(|conn| conn.is_full());
-        let (since, before) = exchange.measured;
-        let forwarded = exchange.body.forwarded();
-        let came = forwarded.saturating_sub(before);
-        let wanted = u64::from(settings.get(Setting::BodyRateMin))
-            .saturating_mul(u64::from(since.ms_until(now)))
-            .wrapping_div(1000);
+            .is_some_and(|conn| conn.holds_back());
         // A server that takes its time is not the client's fault.
         let held_back = core::mem::replace(&mut exchange.held_back, false) || full;
-        exchange.measured = (now, forwarded);
+        let (since, before) = exchange.measured;
+        let forwarded = exchange.body.forwarded();
         if held_back {
+            exchange.measured = (now, forwarded);
             return io.set_deadline(timeout);
         }
-        if !now.is_before(io.activity().after_ms(timeout)) {
+        let pause = io.activity().after_ms(timeout);
+        if !now.is_before(pause) {
             stats::inc(Counter::RequestTimeouts);
-        } else if came < wanted {
-            stats::inc(Counter::BodyRateTimeouts);
-            self.log_end(By::Client, Why::Rate);
-        } else {
-            return io.set_deadline(timeout);
+            return self.fail_body(io, 408, By::Client, Why::Timeout);
         }
-        self.fail_body(io, 408);
+        let mut due = since.after_ms(timeout);
+        if !now.is_before(due) {
+            let came = forwarded.saturating_sub(before);
+            let wanted = u64::from(settings.get(Setting::BodyRateMin))
+                .saturating_mul(u64::from(since.ms_until(now)))
+                .wrapping_div(1000);
+            if came < wanted {
+                stats::inc(Counter::BodyRateTimeouts);
+                return self.fail_body(io, 408, By::Client, Why::Rate);
+            }
+            exchange.measured = (now, forwarded);
+            due = now.after_ms(timeout);
+        }
+        let next = if pause.is_before(due) { pause } else { due };
+        io.set_deadline(now.ms_until(next));
     }
 
     /// The server connection was closed before it answered.
@@ -616,10 +647,13 @@ impl Downstream {
         if self.state != State::Connection {
             return;
         }
-        exchange.refused(status);
-        if let Some(pool) = exchange.waits_at.take() {
-            // It waits no more, unless this came from another pool, late.
-            pool::cancel(&pool, io.conn());
+        match exchange.waits_at.take() {
+            Some(pool) => {
+                exchange.refused_by(&pool, status);
+                // It waits no more, unless this came from another pool, late.
+                pool::cancel(&pool, io.conn());
+            }
+            None => exchange.refused(status),
         }
         self.ask(io);
     }
@@ -713,6 +747,9 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         *session = Session::Tunnel(tunnel);
         tunnel::events(session, io, events);
         return;
+    }
+    if let (Some(exchange), true) = (&mut downstream.exchange, events & BEGUN != 0) {
+        exchange.begun = true;
     }
     if events & ABORTED != 0 {
         downstream.exchange = None;

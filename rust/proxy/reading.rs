@@ -166,6 +166,13 @@ impl Reading {
         Ok((&self.head, HeadBytes::new(io, copied(&self.copy))))
     }
 
+    /// Says whether the head, complete or not, is that of a HEAD request.
+    pub(crate) fn is_head_request(&mut self, io: &Io<'_>) -> bool {
+        let method = self.head.method;
+        self.complete(io)
+            .is_ok_and(|(_, bytes)| method.eq(&bytes, b"HEAD"))
+    }
+
     /// Says whether all bytes of the complete head can be read where they lie.
     fn is_readable(&self, bytes: &HeadBytes<'_>) -> bool {
         let all = Span::between(0, self.head.len);

@@ -448,6 +448,13 @@ impl Route {
         Some((entry.pool.clone(), entry.share))
     }
 
+    /// Says whether `pool` is the server at a place.
+    pub(crate) fn has_at(&self, place: usize, pool: &Pool) -> bool {
+        let servers = self.servers.lock();
+        let entry = servers.entries.get(place);
+        entry.is_some_and(|entry| core::ptr::eq(&raw const *entry.pool, pool))
+    }
+
     /// Returns how many servers there are, and how many of them are up.
     pub(crate) fn count(&self) -> (usize, usize) {
         let mut place = 0;

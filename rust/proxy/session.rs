@@ -138,6 +138,8 @@ pub(crate) const ENDED: Events = net::SESSION << 1;
 pub(crate) const ENDED_LAST: Events = net::SESSION << 2;
 /// To downstream: the connection has to be closed behind this response.
 pub(crate) const CLOSE_AFTER: Events = net::SESSION << 3;
+/// To downstream, before it: the final response begins, though the request is not complete.
+pub(crate) const BEGUN: Events = net::SESSION << 18;
 /// To downstream: the server switched protocols, and its connection is a tunnel now.
 pub(crate) const SWITCHED: Events = net::SESSION << 4;
 /// To downstream: there will be no response, answer 502.

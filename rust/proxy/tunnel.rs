@@ -341,11 +341,15 @@ impl Tunnel {
             0 => None,
             ms => Some((from.after_ms(ms), counter, end)),
         };
-        // Who has sent what was not read yet is not silent, nor is who has sent a FIN.
-        let quiet = io.unread() == 0 && !self.read_done;
+        // Who has sent what was not read yet is not silent up to now; who has sent a FIN may be.
+        let heard_at = match io.unread() {
+            0 => io.received_at(),
+            _ => Moment::now(),
+        };
+        let quiet = !self.read_done;
         if self.side == Side::Server {
             let idle = after(
-                io.received_at(),
+                heard_at,
                 Setting::WsServerIdleTimeout,
                 Counter::ServerIdleTimeouts,
                 End::ServerIdle,
@@ -363,7 +367,7 @@ impl Tunnel {
         let all = [
             half_closed.flatten(),
             after(
-                io.received_at(),
+                heard_at,
                 Setting::WsClientIdleTimeout,
                 Counter::ClientIdleTimeouts,
                 End::ClientIdle,

@@ -35,6 +35,7 @@ use super::{
         Session,
         ABORTED,
         ASSIGNED,
+        BEGUN,
         CLOSE_AFTER,
         ENDED,
         ENDED_LAST,
@@ -127,8 +128,7 @@ pub(crate) struct Job {
     reading: Option<KBox<Reading>>,
     body: Option<Body>,
     interim: u8,
-    /// The whole request has been queued.
-    whole: bool,
+    rest: Rest,
     /// A part of the final response went out.
     started: bool,
     may_reuse: bool,
@@ -140,14 +140,14 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Makes the job for a request of `client`. `whole`: it has no body; else `WHOLE` will be posted.
+    /// Makes the job for a request of `client`. If there is a rest, `WHOLE` will be posted behind it.
     pub(crate) fn new(
         client: ARef<Conn>,
         route: Arc<Route>,
         asked: Asked,
         awaiting: Option<KBox<AwaitingAccept>>,
         tunnel: Option<Arc<Shared>>,
-        whole: bool,
+        rest: Rest,
         log: Option<Arc<Record>>,
     ) -> Result<KBox<Job>> {
         Ok(KBox::write(
@@ -161,7 +161,7 @@ impl Job {
                 reading: None,
                 body: None,
                 interim: 0,
-                whole,
+                rest,
                 started: false,
                 may_reuse: false,
                 close_after: false,
@@ -178,6 +178,22 @@ impl Job {
             true => Setting::WsHandshakeTimeout,
             false => Setting::ResponseTimeout,
         })
+    }
+
+    /// Says whether the whole request has been queued to `io`.
+    fn is_whole(&self, io: &Io<'_>) -> bool {
+        self.rest == Rest::Nothing || io.conn().is_posted(WHOLE)
+    }
+
+    /// Says whether the server cannot be expected to answer: it waits for the client.
+    fn waits_for_client(&self, io: &Io<'_>) -> bool {
+        let asked_for = self.rest != Rest::Expected || self.interim > 0;
+        !self.is_whole(io) && asked_for && !io.unsent()
+    }
+
+    /// Says whether the client, which is slow, holds the server back.
+    fn is_held_back(&self, io: &Io<'_>) -> bool {
+        self.client.holds_back() || io.conn().is_posted(RESUME)
     }
 
     /// Takes back a job that could not be assigned: nothing is told.
@@ -211,6 +227,17 @@ impl Drop for Job {
                 .post(if self.started { ABORTED } else { self.verdict });
         }
     }
+}
+
+/// What a server was not sent yet of a request when it got the head.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Nothing: the whole request has been queued.
+    Nothing,
+    /// The body, which the client sends.
+    Body,
+    /// The body, which the client sends when the server has asked for it: 100-continue.
+    Expected,
 }
 
 /// What came of looking at a response head.
@@ -254,7 +281,7 @@ impl Upstream {
                         self.ended(io);
                         return false;
                     }
-                    Ok(Forwarded::Part) => {
+                    Ok(Forwarded::Part | Forwarded::Starved) => {
                         job.client.push(0);
                         return false;
                     }
@@ -326,7 +353,10 @@ impl Upstream {
     /// The server closed the connection instead of answering.
     fn lost(&mut self, io: &mut Io<'_>) {
         if let Some(mut job) = self.job.take() {
-            pool::request_failed(&self.pool);
+            // A server may be tired of waiting for the rest.
+            if job.is_whole(io) {
+                pool::request_failed(&self.pool);
+            }
             let fin = io.fin_received();
             job.end(By::Server, if fin { Why::Fin } else { Why::Reset });
             let nothing = job
@@ -380,11 +410,13 @@ impl Upstream {
         }
         let Some(job) = &mut self.job else { return };
         let timeout = job.timeout();
-        let due = io.activity().after_ms(timeout);
-        // A client that takes its time is not the server's fault: it has a timeout of its own.
-        if Moment::now().is_before(due) || job.client.is_full() {
-            io.set_deadline(timeout);
-            return;
+        let (now, due) = (Moment::now(), io.activity().after_ms(timeout));
+        if now.is_before(due) {
+            return io.set_deadline(now.ms_until(due));
+        }
+        // A client that takes its time is not the server's fault: it has timeouts of its own.
+        if job.is_held_back(io) || job.waits_for_client(io) {
+            return io.set_deadline(timeout);
         }
         stats::inc(match &job.body {
             None if job.tunnel.is_some() => Counter::HandshakeTimeouts,
@@ -433,7 +465,8 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     let (head, bytes) = reading.complete(io)?;
     let response = Response::from_head(head, &job.asked, &bytes).map_err(Failure::Protocol)?;
     // An error while the request is still coming: the server will hardly wait for the rest of it.
-    let refused = response.status >= 400 && !job.whole && !io.conn().is_posted(WHOLE);
+    let whole = job.is_whole(io);
+    let refused = response.status >= 400 && !whole;
     let delivery = Delivery::new(&response, &job.asked, !refused);
     if let (Some(log), true) = (&job.log, response.kind != ResponseKind::Interim) {
         log.status(response.status);
@@ -479,8 +512,13 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
             Failure::NoMemory
         })?;
         drop(writer);
+        let starts = response.kind != ResponseKind::Interim;
+        if starts && !whole {
+            // Before it: whoever finds the queue closed without the one has not got the other.
+            job.client.note(BEGUN);
+        }
         job.send(&mut queue)?;
-        job.started = response.kind != ResponseKind::Interim;
+        job.started = starts;
     }
     if !matches!(outcome, Outcome::Body) {
         io.consume(reading.len());
@@ -548,7 +586,7 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         upstream.assigned(io);
     }
     if let (Some(job), true) = (&mut upstream.job, events & WHOLE != 0) {
-        job.whole = true;
+        job.rest = Rest::Nothing;
     }
     if events & (GONE | ABORTED) != 0 {
         match upstream.job.take() {

@@ -33,10 +33,20 @@ use crate::{
     proto::{
         self,
         h1::encode,
-        message::BodyFraming, //
+        message::{
+            BodyFraming,
+            Version, //
+        },
+        response::Asked, //
     }, //
 };
 use kernel::sync::Arc;
+
+/// Says whether the connection can have another request behind an answer of our own, which tells a client of
+/// HTTP/1.0 nothing that would have it wait for anything but the end (RFC 9112, section 9.3).
+pub(super) fn may_go_on(asked: &Asked) -> bool {
+    asked.keep_alive && asked.version == Version::Http11
+}
 
 impl Downstream {
     /// A malformed request: the rest of the connection cannot be trusted.
@@ -67,14 +77,16 @@ impl Downstream {
         let go_on = self.exchange.as_ref().is_some_and(|exchange| {
             // The whole request has been read.
             let whole = self.state == State::Response;
-            exchange.asked.keep_alive && (whole || exchange.request.framing == BodyFraming::None)
+            may_go_on(&exchange.asked) && (whole || exchange.request.framing == BodyFraming::None)
         });
-        self.answer_as(io, status, go_on, self.head_method(), seconds);
+        let head_method = self.head_method(io);
+        self.answer_as(io, status, go_on, head_method, seconds);
     }
 
     /// Answers and closes.
     pub(super) fn answer_last(&mut self, io: &mut Io<'_>, status: u16) {
-        self.answer_as(io, status, false, self.head_method(), 0);
+        let head_method = self.head_method(io);
+        self.answer_as(io, status, false, head_method, 0);
     }
 
     /// Answers, and goes on or closes; the request may be repeated in so many seconds, if that is not 0.
@@ -132,10 +144,14 @@ impl Downstream {
         }
     }
 
-    pub(super) fn head_method(&self) -> bool {
-        self.exchange
-            .as_ref()
-            .is_some_and(|exchange| exchange.asked.head_method)
+    /// Says whether the request under way is a HEAD, whose answers have no content.
+    pub(super) fn head_method(&mut self, io: &Io<'_>) -> bool {
+        match (&self.exchange, &mut self.reading) {
+            (Some(exchange), _) => exchange.asked.head_method,
+            // Refused before it was known what it means.
+            (None, Some(reading)) => reading.is_head_request(io),
+            (None, None) => false,
+        }
     }
 
     pub(super) fn send_error(

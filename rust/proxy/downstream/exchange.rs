@@ -116,8 +116,12 @@ pub(in super::super) struct Exchange {
     /// The beginning of the time in which the rate of the body is measured, and how much of it had been
     /// forwarded then.
     pub(super) measured: (Moment, u64),
+    /// The body has begun to come, be it by its framing.
+    pub(super) coming: bool,
     /// In that time the server was not ready to take the body.
     pub(super) held_back: bool,
+    /// The client has got a part of the response.
+    pub(super) begun: bool,
     /// What is kept of it for the log, if somebody follows that.
     pub(super) log: Option<Arc<Record>>,
     /// An offer to upgrade for which there are limits.
@@ -157,7 +161,9 @@ impl Exchange {
             failed: Default::default(),
             status: 503,
             measured: (Moment::now(), 0),
+            coming: false,
             held_back: false,
+            begun: false,
             log: None,
             offer: None,
         };
@@ -283,6 +289,13 @@ impl Exchange {
     pub(super) fn refused(&mut self, status: u16) {
         self.refused.insert(self.place);
         self.status = status;
+    }
+
+    /// As [`Self::refused`], after waiting for `pool`, whose place may be another one's by now.
+    pub(super) fn refused_by(&mut self, pool: &Pool, status: u16) {
+        if self.route.has_at(self.place, pool) {
+            self.refused(status);
+        }
     }
 
     /// Notes that the server that was chosen closed the connection.
