@@ -293,8 +293,9 @@ impl Exchange {
 
     /// As [`Self::refused`], after waiting for `pool`, whose place may be another one's by now.
     pub(super) fn refused_by(&mut self, pool: &Pool, status: u16) {
+        self.status = status;
         if self.route.has_at(self.place, pool) {
-            self.refused(status);
+            self.refused.insert(self.place);
         }
     }
 
