@@ -203,8 +203,9 @@ impl<S: Session> Listener<S> {
     ///
     /// Called by TCP, with a listener or with a child of one.
     unsafe extern "C" fn data_ready_callback(sk: *mut bindings::sock) {
-        // SAFETY: TCP calls, in softirq and so under RCU. Children have no user data, and a listener's
-        // is its acceptor, which is dropped a grace period after the socket was unhooked.
+        // SAFETY: TCP calls, in softirq and so under RCU. Only a child is in another state; its user data is
+        // not looked at. A listener's is its acceptor, which is dropped a grace period after the socket was
+        // unhooked.
         unsafe {
             if bindings::squall_sk_state(sk) as u32 != bindings::SQUALL_TCP_LISTEN {
                 return;

@@ -21,6 +21,16 @@
 
 #include "bindings.h"
 
+/* Trying for a lock that is held has to fail: it keeps callbacks from nesting. */
+#ifndef CONFIG_SMP
+#error "Squall needs a kernel with SMP."
+#endif
+
+/* What belongs to a CPU is used under local_bh_disable() and no other lock. */
+#ifdef CONFIG_PREEMPT_RT
+#error "Squall needs a kernel without PREEMPT_RT."
+#endif
+
 /*
  * The callbacks of a TCP socket that nobody hooked, taken from squall_prime()'s
  * socket: a listener's children carry the listener's hook from birth, so what
@@ -138,9 +148,13 @@ void squall_listen_setup(struct sock *sk, void *user_data, u32 rcvbuf,
 	tcp_sock_set_nodelay(sk);
 
 	write_lock_bh(&sk->sk_callback_lock);
-	/* Not copied to children, who inherit only the function. */
-	__rcu_assign_sk_user_data_with_flags(sk, user_data,
-					     SK_USER_DATA_NOCOPY);
+	/*
+	 * Children inherit it, and do not use it.  That there is something has
+	 * BPF leave them alone: else a program could take a child into a map
+	 * of sockets, which changes sk_prot and keeps its data in
+	 * sk_user_data, before it is accepted and gets ours.
+	 */
+	rcu_assign_sk_user_data(sk, user_data);
 	WRITE_ONCE(sk->sk_data_ready, data_ready);
 	write_unlock_bh(&sk->sk_callback_lock);
 }
