@@ -16,7 +16,6 @@
 #include <linux/int_log.h>
 #include <linux/llist.h>
 #include <linux/net.h>
-#include <linux/page_frag_cache.h>
 #include <linux/rcupdate.h>
 #include <linux/skbuff.h>
 #include <linux/slab.h>
@@ -58,14 +57,32 @@ static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
 /* Kinds of memory of which each CPU keeps a block. */
 #define SQUALL_SPARES 3
 
+/* Pages that each CPU fills in turn with small pieces. */
+#define SQUALL_PAGES 16
+
+/**
+ * struct squall_page - a page that pieces are taken of
+ * @page: NULL if there is none
+ * @used: bytes of it that were taken
+ * @refs: references to it that nobody has got yet
+ *
+ * A single page, and none of a higher order as page_frag_alloc() prefers: it
+ * is kept from being freed by any piece of it that a slow receiver is owed.
+ */
+struct squall_page {
+	struct page *page;
+	u32 used;
+	u32 refs;
+};
+
 /**
  * struct squall_cpu - what Squall keeps per CPU
  * @run: connections with something to do, newest first
  * @rest: connections left over by the last pass, oldest first; work only
  * @work: BH work item that serves the two lists
- * @frags: pages that small pieces are copied into, one right behind the other:
- *         when one is full the other has its turn, whose pieces are likely gone
- *         by then, so that it needs no new page
+ * @pages: pages that small pieces are copied into, one right behind the other:
+ *         when one is full the next has its turn, whose pieces are likely gone
+ *         by then, so that it need not be allocated anew
  * @turn: the one that is being filled
  * @spares: see squall_spare_take()
  * @date: the time @date_at as the field Date has it, "" at first
@@ -76,7 +93,7 @@ struct squall_cpu {
 	struct llist_head run;
 	struct llist_node *rest;
 	struct work_struct work;
-	struct page_frag_cache frags[2];
+	struct squall_page pages[SQUALL_PAGES];
 	u32 turn;
 	void *spares[SQUALL_SPARES];
 	char date[SQUALL_DATE_LEN + 1];
@@ -261,6 +278,7 @@ void squall_sk_peer(const struct sock *sk, u8 *addr, u16 *port);
 int squall_sk_state(const struct sock *sk);
 int squall_sk_error(struct sock *sk);
 bool squall_sk_can_send(struct sock *sk);
+bool squall_sk_is_blocked(const struct sock *sk);
 bool squall_sk_writeable(struct sock *sk);
 bool squall_sk_write_queue_empty(const struct sock *sk);
 u32 squall_sk_acked(const struct sock *sk);

@@ -521,6 +521,46 @@ def available():
 LARGEST, TOO_LARGE = (1 << 63) - 1, ((1 << 63), (1 << 64) - 1, 1 << 64, 10**30)
 
 
+@case("small messages that a client does not read do not each pin a page of what others send", limit=120)
+def small_messages_pin_little():
+    waiting, count, hold = [], 600, threading.Event()
+
+    def serve(peer, _number):
+        waiting.append(peer)
+        if len(waiting) == 1:
+            hold.wait()
+            return
+        while data := peer.sock.recv(1 << 16):
+            peer.send(data)
+
+    # Everything is copied.
+    with squall.sysctl(splice_min=65_536), ws.tunnel_server(serve) as server, squall.Listener(server) as web:
+        with contextlib.ExitStack() as stack:
+            stopped = stack.enter_context(ws.open_tunnel(web, rcvbuf=4096))
+            until(lambda: waiting, 5, "the stopped client's tunnel at the server")
+            other = stack.enter_context(ws.open_tunnel(web))
+            between = ws.frame(b"x" * 30_000, masked=True)
+
+            def round_trip():
+                other.send(between)
+                other.read(len(between))
+
+            # The stopped client's window is full then.
+            for _ in range(64):
+                waiting[0].send(ws.frame(bytes(1000)))
+            round_trip()
+            squall.settle()
+            before, queued = available(), squall.module_stats()["queued_bytes"]
+            for _ in range(count):
+                waiting[0].send(ws.frame(b"small"))
+                round_trip()
+            pinned = before - available()
+            ktap.note(f"{pinned} KiB less memory is available with {count} messages, {squall.module_stats()['queued_bytes'] - queued} bytes of them queued")
+            hold.set()
+            check(pinned < count * 8, f"{pinned} KiB are pinned by {count} messages")
+            stopped.reset()
+
+
 @case("lengths of requests at the end of the range of 64 bits overflow nothing")
 def huge_requests():
     with wire.RawServer(lambda peer, _number: peer.read_rest()) as server, squall.Listener(server) as web:

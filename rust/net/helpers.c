@@ -7,6 +7,7 @@
 #include <linux/module.h>
 #include <linux/interrupt.h>
 #include <linux/jhash.h>
+#include <linux/page_frag_cache.h>
 #include <linux/percpu.h>
 #include <linux/random.h>
 #include <linux/siphash.h>
@@ -41,17 +42,24 @@ int squall_run_start(void (*fn)(struct work_struct *work))
 	return 0;
 }
 
+static void page_drain(struct squall_page *p)
+{
+	if (p->page)
+		__page_frag_cache_drain(p->page, p->refs);
+	p->page = NULL;
+}
+
 void squall_run_stop(void)
 {
-	int cpu;
+	int cpu, i;
 
 	destroy_workqueue(squall_wq);
 	squall_wq = NULL;
 	for_each_possible_cpu(cpu) {
 		struct squall_cpu *c = per_cpu_ptr(&squall_cpu, cpu);
 
-		page_frag_cache_drain(&c->frags[0]);
-		page_frag_cache_drain(&c->frags[1]);
+		for (i = 0; i < SQUALL_PAGES; i++)
+			page_drain(&c->pages[i]);
 	}
 }
 
@@ -404,8 +412,28 @@ void squall_put_page(struct page *page)
 	put_page(page);
 }
 
+/* References that a page is given at once: no more pieces than bytes. */
+#define SQUALL_PAGE_REFS ((u32)PAGE_SIZE + 1)
+
+/* Makes a page empty: the same if all of its pieces are gone, else a new one. */
+static bool page_renew(struct squall_page *p)
+{
+	if (p->page && page_ref_sub_and_test(p->page, p->refs)) {
+		set_page_count(p->page, SQUALL_PAGE_REFS);
+	} else {
+		/* The last of its pieces frees the old one. */
+		p->page = alloc_page(SQUALL_GFP_ATOMIC);
+		if (!p->page)
+			return false;
+		page_ref_add(p->page, SQUALL_PAGE_REFS - 1);
+	}
+	p->refs = SQUALL_PAGE_REFS;
+	p->used = 0;
+	return true;
+}
+
 /*
- * BH only: memory from this CPU's fragment page, which may be sent with
+ * BH only: memory from this CPU's pages, which may be sent with
  * MSG_SPLICE_PAGES as kmalloc() memory may not.  The reference is to the page.
  * Not aligned, as napi_alloc_frag()'s is: TCP joins pieces that follow each
  * other in the page, so that tiny ones do not take an skb's fragment each.
@@ -413,20 +441,19 @@ void squall_put_page(struct page *page)
 void *squall_frag_alloc(u32 size, struct page **page, u32 *offset)
 {
 	struct squall_cpu *c = this_cpu_ptr(&squall_cpu);
-	struct page_frag_cache *frags = &c->frags[c->turn];
-	size_t order = frags->encoded_page & PAGE_FRAG_CACHE_ORDER_MASK;
-	void *data;
+	struct squall_page *p = &c->pages[c->turn];
 
-	if (frags->encoded_page && frags->offset + size > PAGE_SIZE << order) {
-		c->turn ^= 1;
-		frags = &c->frags[c->turn];
+	if (!p->page || p->used + size > PAGE_SIZE || p->refs == 1) {
+		c->turn = (c->turn + 1) % SQUALL_PAGES;
+		p = &c->pages[c->turn];
+		if (!page_renew(p))
+			return NULL;
 	}
-	data = page_frag_alloc(frags, size, SQUALL_GFP_ATOMIC);
-	if (!data)
-		return NULL;
-	*page = virt_to_head_page(data);
-	*offset = data - page_address(*page);
-	return data;
+	p->refs--;
+	*page = p->page;
+	*offset = p->used;
+	p->used += size;
+	return page_address(p->page) + *offset;
 }
 
 int squall_base64_encode(const u8 *src, int len, char *dst)

@@ -29,7 +29,7 @@ use kernel::prelude::*;
 pub(crate) const MAX_CHUNKS: usize = 512;
 
 /// Size of the fragments that small pieces are gathered in, bytes, once a queue is not empty.
-const GATHER: u32 = 1024;
+pub(super) const GATHER: u32 = 1024;
 
 /// Largest fragment taken at once, bytes: what is behind it goes to the next one.
 pub(super) const FRAGMENT_MAX: usize = 4096;

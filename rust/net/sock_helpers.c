@@ -470,6 +470,19 @@ bool squall_sk_can_send(struct sock *sk)
 	return sk_stream_memory_free(sk);
 }
 
+/*
+ * TCP has something that it cannot send before the peer acknowledges or makes
+ * room, so it keeps what it is given; who waits for space is called then.
+ */
+bool squall_sk_is_blocked(const struct sock *sk)
+{
+	const struct tcp_sock *tp = tcp_sk(sk);
+
+	return tp->write_seq != tp->snd_nxt &&
+	       (after(tp->write_seq, tcp_wnd_end(tp)) ||
+		tcp_packets_in_flight(tp) >= tcp_snd_cwnd(tp));
+}
+
 bool squall_sk_writeable(struct sock *sk)
 {
 	if (!sk_stream_is_writeable(sk) || !sk->sk_socket)

@@ -16,7 +16,8 @@ use super::{
     },
     queue::{
         Fragment,
-        FRAGMENT_MAX, //
+        FRAGMENT_MAX,
+        GATHER, //
     },
     stats::{
         self,
@@ -70,6 +71,12 @@ fn send_queue<S: Session>(conn: &Conn<S>, flushed: &mut Flushed) -> Result<(), i
         if filled.bytes == 0 {
             break;
         }
+        if filled.bytes < GATHER as usize && is_blocked(conn) {
+            // SAFETY: The lock is held.
+            unsafe { bindings::squall_sk_wait_space(conn.sk.as_ptr()) };
+            conn.account.waits();
+            break;
+        }
         // SAFETY: The lock is held, the socket attached and not owned. The pieces are pages that the
         // queue keeps until `advance()`: only we take from it, and we hold the socket's lock.
         let sent = match unsafe { send(conn, pieces, filled.bytes, filled.more) } {
@@ -104,6 +111,13 @@ fn send_queue<S: Session>(conn: &Conn<S>, flushed: &mut Flushed) -> Result<(), i
         stats::add(Counter::TxBytes, flushed.sent as u64);
     }
     Ok(())
+}
+
+/// Says whether small pieces had better be gathered in the queue: TCP would only keep them, each with the page that it
+/// is in, of which TCP counts no more than the piece.
+fn is_blocked<S: Session>(conn: &Conn<S>) -> bool {
+    // SAFETY: The lock is held.
+    unsafe { bindings::squall_sk_is_blocked(conn.sk.as_ptr()) }
 }
 
 /// Why TCP took nothing.
@@ -235,6 +249,9 @@ impl<'a, S: Session> Direct<'a, S> {
     ///
     /// The bytes can be read; see [`OutQueue::write_from`](super::queue::OutQueue).
     pub(super) unsafe fn send_copy(&mut self, from: *const u8, len: u32, more: bool) -> u32 {
+        if len < GATHER && is_blocked(self.conn) {
+            return 0;
+        }
         let now = len.min(FRAGMENT_MAX as u32);
         let Some(fragment) = Fragment::new(now) else {
             return 0;
