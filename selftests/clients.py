@@ -180,13 +180,22 @@ def lingering():
         peer.send(ws.switching(head))
         peer.send(ws.frame(bytes(200_000)))
 
+    def asking(tunnel):
+        """A client that has got the beginning of what it asked for; None if the connection before it still counts."""
+        client = client_from(web)
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        try:
+            client.send(ws.offer() if tunnel else wire.request(fields=["Connection: close"]))
+            equal(client.read_head().status, 101 if tunnel else 200, "status")
+        except ConnectionResetError:
+            client.close()
+            return None
+        return client
+
     with wire.RawServer(serve) as server, squall.Listener(server) as web:
         for of_client, tunnel in ((True, False), (False, False), (True, True), (False, True)):
             what = f"tunnel: {tunnel}, limit of the client: {of_client}"
-            with one_connection(web, of_client), client_from(web) as client:
-                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                client.send(ws.offer() if tunnel else wire.request(fields=["Connection: close"]))
-                equal(client.read_head().status, 101 if tunnel else 200, "status")
+            with one_connection(web, of_client), until(lambda tunnel=tunnel: asking(tunnel), 5, "a connection is had") as client:
                 client.read(1)
                 client.finish_sending()
                 # The response is complete for the proxy, whose session with the client is over.

@@ -11,7 +11,7 @@ import time
 from lib import ktap, session, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
-LARGE = os.urandom(1 << 20)
+LARGE = os.urandom(1 << 19)
 
 
 def ms(stock):
@@ -81,14 +81,14 @@ def begun():
 def slow_client():
     respond = lambda _head, _body: wire.response(LARGE)
     with wire.RawServer(wire.plain_handler(respond)) as server, squall.Listener(server) as web:
-        with squall.sysctl(response_timeout_ms=ms(100), send_timeout_ms=ms(200), unsent_max=4096, sndbuf=65_536):
+        with squall.sysctl(response_timeout_ms=ms(300), send_timeout_ms=ms(300), unsent_max=4096, sndbuf=65_536):
             with blamed(web, 0, response_timeouts=0, send_timeouts=0), web.connect(rcvbuf=4096, timeout=60) as client:
                 client.send(wire.request())
                 head, got = client.read_head(), 0
                 begin = time.monotonic()
                 while got < len(LARGE):
                     # What a queue drains by, from full to short, takes several times either timeout.
-                    time.sleep(0.02 * ktap.PACE)
+                    time.sleep(0.04 * ktap.PACE)
                     part = client.read(min(4096, len(LARGE) - got))
                     check(part == LARGE[got : got + len(part)], f"bytes from {got} on are others")
                     got += len(part)
@@ -99,13 +99,13 @@ def slow_client():
 def stopped_client():
     respond = lambda _head, _body: wire.response(LARGE)
     with wire.RawServer(wire.plain_handler(respond)) as server, squall.Listener(server) as web:
-        with squall.sysctl(response_timeout_ms=ms(100), send_timeout_ms=ms(400)), blamed(web, 0, response_timeouts=0, send_timeouts=1):
+        with squall.sysctl(response_timeout_ms=ms(300), send_timeout_ms=ms(400)), blamed(web, 0, response_timeouts=0, send_timeouts=1):
             with web.connect(rcvbuf=4096) as client:
                 client.send(wire.request())
                 begin = time.monotonic()
                 until(lambda: web.stats()["connections"] == 0, 10, "the client is reset")
                 took = time.monotonic() - begin
-                check(ms(390) <= took * 1000 <= ms(1500), f"reset after {took:.2f} s")
+                check(ms(390) <= took * 1000 <= ms(3000), f"reset after {took:.2f} s")
 
 
 @case("a client that does not go on with its body gets 408, and its server is not blamed", limit=60)
@@ -158,7 +158,7 @@ def dribbled():
                     ended.set()
                     sender.join()
                     equal(status, 408, f"status: {what}")
-                    check(time.monotonic() - begin < ms(1500) / 1000, f"{what}: 408 after {time.monotonic() - begin:.1f} s")
+                    check(time.monotonic() - begin < ms(3000) / 1000, f"{what}: 408 after {time.monotonic() - begin:.1f} s")
 
 
 @case("a server that answers nothing is blamed after response_timeout_ms, and not later", limit=60)
@@ -168,13 +168,13 @@ def silent_server():
         peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
         peer.read_rest()
 
-    with wire.RawServer(serve) as server, squall.Listener(server) as web, squall.sysctl(response_timeout_ms=ms(1000)):
+    with wire.RawServer(serve) as server, squall.Listener(server) as web, squall.sysctl(response_timeout_ms=ms(2000)):
         with blamed(web, 1, response_timeouts=1), web.connect() as client:
             begin = time.monotonic()
             client.send(wire.request())
             equal([client.read_head().status, client.read_response()[0].status], [103, 504], "statuses")
             took = time.monotonic() - begin
-            check(0.95 <= took / ktap.PACE <= 1.6, f"504 after {took:.2f} s")
+            check(1.9 <= took / ktap.PACE <= 3.2, f"504 after {took:.2f} s")
 
 
 @case("a request that waits for a server that is taken away, or gets another address, is served by another one", limit=60)
@@ -260,7 +260,7 @@ def silent_tunnel():
                 got, _ = rest_of(client)
                 took = time.monotonic() - begin
                 equal(got, b"\x88\x02\x03\xe9", f"{name}: the Close frame")
-                check(took < ms(2000) / 1000, f"{name}: closed after {took:.1f} s")
+                check(took < ms(3000) / 1000, f"{name}: closed after {took:.1f} s")
 
 
 session.main()
