@@ -132,6 +132,17 @@ def stalled_body():
                     equal(client.read_response()[0].status, 408, f"status: {what}")
 
 
+@case("a server that closes before it has the whole request is not blamed, one that does so behind it is")
+def tired_server():
+    serve = lambda peer, _number: peer.read_head()
+    with wire.RawServer(serve) as server, squall.Listener(server) as web:
+        for request, failures in ((post("Content-Length: 5", b"ab"), 0), (post("Content-Length: 2", b"ab"), 1)):
+            with blamed(web, failures), web.connect() as client:
+                client.send(request)
+                equal(client.read_response()[0].status, 502, f"status of {request!r}")
+            web.wait_ready()
+
+
 @case("a body that comes byte by byte is too slow, in its framing and its trailer section too", limit=60)
 def dribbled():
     dribbles = (

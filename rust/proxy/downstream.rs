@@ -328,7 +328,7 @@ impl Downstream {
                     io.set_deadline(self.setting(Setting::QueueTimeout));
                     return;
                 }
-                Answer::Refused(status) => exchange.refused(status),
+                Answer::Refused(status) => exchange.refused(&pool, status),
             }
         }
     }
@@ -647,13 +647,10 @@ impl Downstream {
         if self.state != State::Connection {
             return;
         }
-        match exchange.waits_at.take() {
-            Some(pool) => {
-                exchange.refused_by(&pool, status);
-                // It waits no more, unless this came from another pool, late.
-                pool::cancel(&pool, io.conn());
-            }
-            None => exchange.refused(status),
+        if let Some(pool) = exchange.waits_at.take() {
+            exchange.refused(&pool, status);
+            // It waits no more, unless this came from another pool, late.
+            pool::cancel(&pool, io.conn());
         }
         self.ask(io);
     }

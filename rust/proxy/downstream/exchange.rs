@@ -285,14 +285,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Notes that the server that was chosen has no connection for this.
-    pub(super) fn refused(&mut self, status: u16) {
-        self.refused.insert(self.place);
-        self.status = status;
-    }
-
-    /// As [`Self::refused`], after waiting for `pool`, whose place may be another one's by now.
-    pub(super) fn refused_by(&mut self, pool: &Pool, status: u16) {
+    /// Notes that `pool`, which was chosen, has no connection for this; its place may be another one's by now.
+    pub(super) fn refused(&mut self, pool: &Pool, status: u16) {
         self.status = status;
         if self.route.has_at(self.place, pool) {
             self.refused.insert(self.place);
