@@ -539,7 +539,8 @@ def small_messages_pin_little():
             stopped = stack.enter_context(ws.open_tunnel(web, rcvbuf=4096))
             until(lambda: waiting, 5, "the stopped client's tunnel at the server")
             other = stack.enter_context(ws.open_tunnel(web))
-            between = ws.frame(b"x" * 30_000, masked=True)
+            # Whole pages of 4 KiB: what comes next has one of its own.
+            between = ws.frame(b"x" * (7 * 4096 - 8), masked=True)
 
             def round_trip():
                 other.send(between)
