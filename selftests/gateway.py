@@ -128,7 +128,7 @@ def early(framing, begin, rest, answer, close):
             try:
                 # Another request here would be one on a connection that waits for a body.
                 left = peer.read_rest()
-                seen.extend(["used again"] if b"/other" in left or b"Via" in left else [])
+                seen.extend(["used again"] if b"/other" in left or b"X-Forwarded-For" in left else [])
             except OSError:
                 pass
             ended.set()

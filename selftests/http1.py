@@ -244,8 +244,34 @@ def forwarded_for():
         equal(len(values), 1, f"X-Forwarded-For fields in {fields}")
         equal(re.split(", *", values[0])[-1], "127.0.0.1", "last address")
         check("6.6.6.6" not in values[0], "the client's claim was passed on")
-        via = [v for n, v in fields if n.lower() == "via"]
-        equal(via, ["1.1 squall"], "Via")
+
+
+@case("Via is added to requests and responses where the listener has it so, and what others said of it passes either way")
+def via():
+    def telling(peer, _number):
+        while True:
+            head = peer.read_head()
+            peer.send(wire.response(json.dumps(head.all("Via")).encode(), fields=["Via: 1.0 inner"]))
+
+    with wire.RawServer(telling) as server, squall.Listener(server) as web:
+        equal(squall.read(f"{web.directory}/via"), "0", "via by default")
+        with web.connect() as client:
+            for setting, own in ((0, []), (1, ["1.1 squall"]), (0, [])):
+                squall.write(f"{web.directory}/via", setting)
+                client.send(wire.request("/via", fields=["Via: 1.1 outer"]))
+                head, body = client.read_response()
+                equal(json.loads(body), ["1.1 outer", *own], f"Via at the server, via {setting}")
+                equal(head.all("Via"), ["1.0 inner", *own], f"Via at the client, via {setting}")
+
+
+@case("nginx compresses what is asked through the gateway, but not with Via", limit=60)
+def compression():
+    text = b"the same words again and again " * 1000
+    with peers.Nginx({"text": text}) as server, squall.Listener(server) as web:
+        for setting, wanted in ((0, range(1, len(text) // 10)), (1, [len(text)])):
+            squall.write(f"{web.directory}/via", setting)
+            got = peers.curl("-H", "Accept-Encoding: gzip", web.url("/text"))
+            check(len(got) in wanted, f"{len(got)} bytes of {len(text)} with via {setting}")
 
 
 @case("a head sent one byte per segment is understood")

@@ -22,6 +22,7 @@ WRONG = [
         "", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0x50", "127.0.0.1:65536", "127.0.0.1:-1", "256.0.0.1:80",
         "::1:80", "[::1]", "[::g]:80", "localhost:80", "127.0.0.1:80 x", "1.2.3:80", "a" * 300)),
     *(("enable", value) for value in ("", "2", "-1", "yes please", "01x")),
+    *((name, value) for name in ("forwarded", "via") for value in ("", "2", "-1", "yes please")),
     *(("all/s0/address", value) for value in ("", "nowhere", "127.0.0.1:0", "[::1]:99999")),
     *(("all/s0/connections", value) for value in ("", "-1", "many", "4294967296", "0x", "1 2", "4097")),
     *(("all/s0/connections_max", value) for value in ("", "0", "-1", "65537", "1 2")),
@@ -67,7 +68,7 @@ def read_back():
                             ("all/s0/slow_start_ms", "86400000"), ("all/s0/health_host", "a.example:80"),
                             ("all/s0/health_status", "200-399"), ("all/s0/health_fall", "1"),
                             ("all/s0/health_path", "/health?a=b"), ("all/s0/health_status", "204"), ("all/s0/health_path", ""),
-                            ("all/balance", "least-connections"), ("all/balance", "address-hash"), ("all/balance", "round-robin"), ("enable", "0")):
+                            ("all/balance", "least-connections"), ("all/balance", "address-hash"), ("all/balance", "round-robin"), ("via", "1"), ("via", "0"), ("enable", "0")):
             squall.write(f"{web.directory}/{name}", value)
             equal(squall.read(f"{web.directory}/{name}"), value, name)
 

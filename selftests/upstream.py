@@ -52,6 +52,7 @@ def no_host():
         with squall.Listener(first, second) as web, squall.sysctl(backoff_max_ms=200):
             # Nearly always the other one is chosen first.
             squall.write(f"{web.server_directory(0)}/weight", 256)
+            squall.write(f"{web.directory}/via", 1)
             for _ in range(4):
                 before = squall.module_stats()["retried"]
                 with web.connect() as client:

@@ -14,14 +14,14 @@ DEFAULT_REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 # Shows that a connection is still in sync.
 PROBE = b"GET /probe HTTP/1.1\r\nHost: probe\r\n\r\n"
 PROBE_OUT = (
-    b"GET /probe HTTP/1.1\r\nHost: probe\r\nVia: 1.1 squall\r\nX-Forwarded-For: 192.0.2.7\r\n"
+    b"GET /probe HTTP/1.1\r\nHost: probe\r\nX-Forwarded-For: 192.0.2.7\r\n"
     b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: probe\r\n\r\n"
 )
 # How ANSWER and REFUSAL reach the client, and what may be said of its connection.
-PROBED = ANSWER[:-2] + b"Via: 1.1 squall\r\nDate: " + DATE + b"\r\n\r\n"
+PROBED = ANSWER[:-2] + b"Date: " + DATE + b"\r\n\r\n"
 ANSWERED = re.compile(
     b"(" + re.escape(ANSWER[:-2]) + b"|" + re.escape(REFUSAL[:-2]) + b")"
-    rb"Via: 1\.1 squall\r\nDate: " + DATE + rb"\r\n(?:Connection: ([a-z-]+)\r\n)?\r\n"
+    rb"(?P<via>Via: 1\.1 squall\r\n)?Date: " + DATE + rb"\r\n(?:Connection: (?P<option>[a-z-]+)\r\n)?\r\n"
 )
 # A response of the module's own.
 OWN = re.compile(
@@ -52,7 +52,8 @@ def same(got, wanted, what):
 def probe(stage, client):
     """One more request: exactly it arrives, and its response. Returns the server's end."""
     stage.drain()
-    squall.write(f"{stage.web.directory}/forwarded", 0)
+    for name in ("forwarded", "via"):
+        squall.write(f"{stage.web.directory}/{name}", 0)
     before, seen = len(stage.got), len(client.data)
     stage.answering = True
     lengths = {}
@@ -92,7 +93,7 @@ def check_own(data, status, close, body=True):
     equal(len(match["body"]), int(match["length"]) if body else 0, "length of the body")
 
 
-def answers(stage, client, events):
+def answers(stage, client, events, via):
     """The requests were answered by the server in their order; returns the offset behind the responses."""
     at = 0
     for number, event in enumerate(events):
@@ -100,7 +101,8 @@ def answers(stage, client, events):
         stage.until(arrived, lambda at=at, number=number: f"response {number}: got {bytes(client.data[at:])!r}")
         match = ANSWERED.match(client.data, at)
         check(match, lambda at=at, number=number: f"response {number} is {bytes(client.data[at : at + 200])!r}")
-        equal(match[2] == b"close", event.split(" ")[2] == "close", f"Connection: close in response {number}")
+        equal(match["option"] == b"close", event.split(" ")[2] == "close", f"Connection: close in response {number}")
+        equal(match["via"] is not None, via, f"Via in response {number}")
         at = match.end()
     return at
 
@@ -125,7 +127,7 @@ def run_request(stage, vector, pieces):
             stage.until(lambda: len(stage.got) >= len(out), lambda: f"what is there of it: {bytes(stage.got)!r}")
             client.finish_sending()
             status = 400 if partial else None
-        at = answers(stage, client, requests[: len(requests) - bool(partial)])
+        at = answers(stage, client, requests[: len(requests) - bool(partial)], bool(vector.text("via")))
         if not status and last != "need more" and requests[-1].split(" ")[2] == "keep":
             same(stage.got, out, "what the server received")
             same(client.data[at:], b"", "what followed the responses")
@@ -210,7 +212,7 @@ def refused(stage, client, server, rest):
     stage.until(arrived, lambda: f"the refusal: {bytes(client.data)!r}")
     match = ANSWERED.match(client.data)
     check(match and match[1] == REFUSAL[:-2], lambda: f"no refusal: {bytes(client.data)!r}")
-    if not rest and match[2] is None:
+    if not rest and match["option"] is None:
         check(probe(stage, client) is server, "the server's connection was not used again")
         return
     client.finish_sending()
@@ -373,7 +375,8 @@ def run_file(name, arrival):
                 continue
             count, segments = count + 1, segments + len(pieces)
             squall.write(f"{stage.web.directory}/trusted", CLIENT if vector.text("trusted") else "")
-            squall.write(f"{stage.web.directory}/forwarded", int(bool(vector.text("forwarded"))))
+            for switch in ("forwarded", "via"):
+                squall.write(f"{stage.web.directory}/{switch}", int(bool(vector.text(switch))))
             with squall.sysctl(**values):
                 try:
                     stage.settled()

@@ -55,6 +55,7 @@ pub const FORWARD: Forward<'static> = Forward {
     default_host: b"10.0.0.2:9000",
     trusted: false,
     forwarded: false,
+    via: false,
 };
 
 /// The time that it is.
@@ -210,6 +211,7 @@ fn case<'a>(vector: &Vector<'a>, raw: &'a mut [u8], request: &'a mut [u8]) -> Op
             client: vector.value("client").map_or(FORWARD.client, str::as_bytes),
             trusted: vector.has("trusted"),
             forwarded: vector.has("forwarded"),
+            via: vector.has("via"),
             ..FORWARD
         },
         close: vector.has("close"),
@@ -425,7 +427,9 @@ impl Replay<'_> {
             Some(offer) => Some(AwaitingAccept::new(offer, self.head, request)?),
             None => None,
         };
-        Ok((Asked::from(&request_head), awaiting))
+        let mut asked = Asked::from(&request_head);
+        asked.via = self.forward.via;
+        Ok((asked, awaiting))
     }
 
     /// Parses one head or trailer section.

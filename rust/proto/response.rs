@@ -31,8 +31,11 @@ pub struct Asked {
     pub version: Version,
     /// The client wants to go on using its connection.
     pub keep_alive: bool,
+    /// A Via field is added to the response. RFC 9110 section 7.6.3.
+    pub via: bool,
 }
 
+/// What the request says; no Via is added.
 impl From<&Request> for Asked {
     fn from(request: &Request) -> Asked {
         Asked {
@@ -40,6 +43,7 @@ impl From<&Request> for Asked {
             upgrade: request.upgrade.is_some(),
             version: request.version,
             keep_alive: request.keep_alive,
+            via: false,
         }
     }
 }
@@ -158,6 +162,8 @@ pub struct Delivery {
     pub keep_alive: bool,
     /// The version that the client speaks.
     pub version: Version,
+    /// A Via field is added.
+    pub via: bool,
 }
 
 impl Delivery {
@@ -174,6 +180,7 @@ impl Delivery {
             framing,
             keep_alive: may_keep && asked.keep_alive && framing != BodyFraming::UntilClose,
             version: asked.version,
+            via: asked.via,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | `client` | the address of the client, instead of 192.0.2.7 |
 //! | `trusted` | `yes`: the client may say whom it acts for |
 //! | `forwarded` | `yes`: a Forwarded field is written |
+//! | `via` | `yes`: a Via field is added to requests and responses |
 //! | `request` | bytes of the request that a response answers; a plain GET if absent |
 //! | `raw` | the bytes that arrive |
 //! | `close` | `yes`: then the sender closes the connection; of a response of our own: we do |

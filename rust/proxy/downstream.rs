@@ -257,6 +257,7 @@ impl Downstream {
         };
         self.site.requested();
         let mut asked = Asked::from(&request);
+        asked.via = self.site.via();
         asked.keep_alive = asked.keep_alive && self.may_go_on();
         let Some(route) = route else {
             self.site.unrouted();

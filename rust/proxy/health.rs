@@ -272,6 +272,7 @@ impl Check {
             upgrade: false,
             version: Version::Http11,
             keep_alive: false,
+            via: false,
         };
         let (head, bytes) = reading.complete(io)?;
         let response = Response::from_head(head, &asked, &bytes).map_err(Failure::Protocol)?;

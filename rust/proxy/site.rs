@@ -44,6 +44,7 @@ use kernel::{
         atomic::{
             ordering::{
                 Acquire,
+                Relaxed,
                 Release, //
             },
             AtomicFlag, //
@@ -68,6 +69,8 @@ pub(crate) struct Site {
     rules: BhLock<Rules>,
     /// There are rules.
     ruled: AtomicFlag,
+    /// A Via field is added to requests and responses.
+    via: AtomicFlag,
     pub(crate) counts: Counts,
     pub(crate) door: Door,
 }
@@ -106,6 +109,7 @@ impl Site {
                 drain: Drain::new(),
                 rules <- new_bh_lock!(Rules::default()),
                 ruled: AtomicFlag::new(false),
+                via: AtomicFlag::new(false),
                 counts: Counts::default(),
                 door: Door::new(),
             }),
@@ -129,6 +133,16 @@ impl Site {
         let mut origin = self.origin.lock();
         origin.forwarded = change.unwrap_or(origin.forwarded);
         origin.forwarded
+    }
+
+    /// Sets whether a Via field is added to requests and responses, from the next request on.
+    pub(crate) fn set_via(&self, via: bool) {
+        self.via.store(via, Relaxed);
+    }
+
+    /// Says whether a Via field is added to requests and responses.
+    pub(crate) fn via(&self) -> bool {
+        self.via.load(Relaxed)
     }
 
     /// Says whether a client of this address is trusted, and whether a Forwarded field is written.

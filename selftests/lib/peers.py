@@ -117,6 +117,7 @@ events {{ worker_connections 4096; }}
 http {{
     access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; keepalive_requests 1000000;
     fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+    gzip on; gzip_types *;
     server {{ listen {address}; root {folder}/www; }}
 }}
 """

@@ -44,6 +44,8 @@ pub struct Forward<'a> {
     pub trusted: bool,
     /// A Forwarded field is written as well. RFC 7239.
     pub forwarded: bool,
+    /// A Via field is added. RFC 9110 section 7.6.3.
+    pub via: bool,
 }
 
 /// Fields of both 101 and the request for it. RFC 9110 section 7.8.
@@ -99,7 +101,9 @@ pub fn request_rest<S: Source + ?Sized, K: Sink + ?Sized>(
         decimal(left, sink)?;
         sink.put(b"\r\n")?;
     }
-    via(request.version, sink)?;
+    if forward.via {
+        via(request.version, sink)?;
+    }
     origin(head, request, src, forward, sink)?;
     if request.upgrade.is_some() {
         sink.put(SWITCH)?;
@@ -231,7 +235,9 @@ pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
     match response.kind {
         ResponseKind::Interim => {}
         ResponseKind::Switch => {
-            via(head.version, sink)?;
+            if delivery.via {
+                via(head.version, sink)?;
+            }
             sink.put(SWITCH)?;
         }
         ResponseKind::Final => {
@@ -239,7 +245,9 @@ pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
                 (BodyFraming::None, Some(length)) => framing(BodyFraming::Length(length), sink)?,
                 (delivered, _) => framing(delivered, sink)?,
             }
-            via(head.version, sink)?;
+            if delivery.via {
+                via(head.version, sink)?;
+            }
             if !response.dated {
                 date(&now(), sink)?;
             }

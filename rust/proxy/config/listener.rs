@@ -98,6 +98,7 @@ impl ListenerDir {
                 forwarded: 4,
                 connections_max: 20,
                 access: 21,
+                via: 22,
             ],
         };
         let (listener, site) = (name(dir)?, SiteMade(Site::new(name(dir)?)?));
@@ -290,6 +291,23 @@ impl AttributeOperations<21> for ListenerDir {
             )
         })?;
         dir.site.0.set_rules(rules);
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<22> for ListenerDir {
+    type Data = ListenerDir;
+
+    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let via = dir.site.0.via();
+        show(page, |text| writeln!(text, "{}", u8::from(via)))
+    }
+
+    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
+        let via = switch(page)
+            .map_err(|err| refuse(&dir.name, "via", page, format_args!("neither 0 nor 1"), err))?;
+        dir.site.0.set_via(via);
         Ok(())
     }
 }

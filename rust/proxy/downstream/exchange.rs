@@ -447,6 +447,7 @@ fn encode_with(
         default_host: host,
         trusted,
         forwarded,
+        via: site.via(),
     };
     let room = reading.room();
     let (head, bytes) = reading.complete(io)?;

@@ -114,6 +114,8 @@ pub struct Input {
     pub trusted: bool,
     /// A Forwarded field is written.
     pub forwarded: bool,
+    /// A Via field is added.
+    pub via: bool,
     /// Behind the bytes of a response the server closes the connection.
     pub close: bool,
     /// The connection to which the message goes ends behind it, for a reason of ours.
@@ -129,7 +131,7 @@ impl Input {
     /// The flags: 0x01 responses, 0x02 to the request at the front of the stream, 0x04 closed, 0x08 last,
     /// 0x30 which limits of heads, 0xc0 which of bodies; which of those that fit exactly is too low by one,
     /// where they are chosen. Where there are no responses the second byte says 0x01 that the client is
-    /// trusted, 0x02 that Forwarded is written, 0x04 which client it is.
+    /// trusted, 0x02 that Forwarded is written, 0x04 which client it is. 0x80 in it: Via is added.
     pub fn from_bytes(bytes: &[u8]) -> Option<Input> {
         let (&[flags, choice, pieces @ ..], stream) = bytes.split_first_chunk::<6>()?;
         let response = flags & 1 != 0;
@@ -137,7 +139,8 @@ impl Input {
             let end = stream.windows(4).position(|four| four == b"\r\n\r\n")?;
             stream.split_at(end + 4)
         } else {
-            (REQUESTS[usize::from(choice) % REQUESTS.len()], stream)
+            let number = usize::from(choice & 0x7f);
+            (REQUESTS[number % REQUESTS.len()], stream)
         };
         let (head, bodies) = match LIMITS.get(usize::from(flags >> 4 & 3)) {
             Some(limits) => (*limits, flags >> 6),
@@ -156,6 +159,7 @@ impl Input {
             client: CLIENTS[usize::from(choice >> 2 & 1)].to_vec(),
             trusted: !response && choice & 1 != 0,
             forwarded: !response && choice & 2 != 0,
+            via: choice & 0x80 != 0,
             close: flags & 4 != 0,
             last: flags & 8 != 0,
             arrivals: arrivals(pieces, raw.len()),
@@ -183,6 +187,7 @@ impl Input {
             },
             trusted: vector.has("trusted"),
             forwarded: vector.has("forwarded"),
+            via: vector.has("via"),
             close: vector.has("close"),
             last: vector.has("last"),
             arrivals: arrivals([7, 1, 30, 2], raw.len()),
@@ -201,6 +206,7 @@ impl Input {
                 client: &self.client,
                 trusted: self.trusted,
                 forwarded: self.forwarded,
+                via: self.via,
                 ..FORWARD
             },
             close: self.close,

@@ -214,12 +214,13 @@ pub fn describe(input: &Input) -> String {
         false => "requests".to_string(),
     };
     format!(
-        "{request}\n---\n{}\n---\n{:?} close: {} last: {} trusted: {} forwarded: {}",
+        "{request}\n---\n{}\n---\n{:?} close: {} last: {} trusted: {} forwarded: {} via: {}",
         text(&input.raw),
         input.limits,
         input.close,
         input.last,
         input.trusted,
-        input.forwarded
+        input.forwarded,
+        input.via
     )
 }
