@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """Bad networks between namespaces: tiny segments, loss, reordering, urgent data, clients that are gone."""
 
+import contextlib
 import hashlib
 import os
+import queue
 import socket
 import threading
 import time
 
-from lib import ktap, netns, session, sniff, squall, wire, ws
+from lib import ktap, netns, segments, session, sniff, squall, trace, wire, ws
 from lib.ktap import case, check, equal, until
 
 LENGTH = ktap.scaled(4 << 20, 1 << 17)
@@ -160,6 +162,136 @@ def _try_send(client, data):
         return True
     except (BlockingIOError, OSError):
         return False
+
+
+# Bytes of a head, each in a segment of its own that TCP cannot join with others, and how many seconds one packet may keep a processor
+# then: a walk along all of them for each took six, and what is done now some milliseconds, but where machines share a processor it
+# is not always there.
+SCATTERED, SCATTERED_LONG = 2000, ktap.scaled(8000, 2000)
+PACKET_MAX = 2
+
+
+def scattered_head(start, *fields, length=SCATTERED):
+    """A head of about that many bytes."""
+    lines = [start, *fields, *(b"X-%d: %s" % (number, b"v" * 990) for number in range(length // 1000))]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@contextlib.contextmanager
+def scattering(server):
+    """A listener whose sockets have room for that many segments, and its client's namespace."""
+    with squall.sysctl(rcvbuf=16 << 20), netns.Namespace("near", 1) as near:
+        with squall.Listener(server, host=near.gateway, connections=1) as web:
+            yield web, near
+
+
+def check_fields(head, length=SCATTERED):
+    """What came first counts, not what was sent in its place later."""
+    for number in range(length // 1000):
+        equal(head.get(f"X-{number}"), "v" * 990, f"field {number}")
+
+
+@case("a head of thousands of segments that overlap takes no packet long, whether it is read as it comes or has to wait", limit=60)
+def scattered():
+    heads, go_on = queue.Queue(), threading.Event()
+
+    def serve(peer, _number):
+        while True:
+            heads.put((peer.read_head(), time.monotonic()))
+            go_on.wait()
+            peer.send(wire.response(b"good"))
+
+    def served(client, sent_at):
+        head, at = heads.get(timeout=ktap.seconds(30))
+        check_fields(head, SCATTERED_LONG)
+        ktap.note(f"longest segment {client.longest * 1000:.1f} ms, served {(at - sent_at) * 1000:.1f} ms after it")
+        check(client.longest < PACKET_MAX, f"a segment took {client.longest} s")
+        check(at - sent_at < PACKET_MAX, f"the head was served {at - sent_at} s after its last byte")
+
+    with wire.RawServer(serve) as server, scattering(server) as (web, near):
+        request = scattered_head(b"GET / HTTP/1.1", b"Host: t", length=SCATTERED_LONG)
+        with segments.Client(near, web.port) as client:
+            client.send_overlapping(request)
+            served(client, time.monotonic())
+            # The next one comes while this is not answered yet.
+            client.send_overlapping(request)
+            squall.settle(0.5)
+            sent_at = time.monotonic()
+            go_on.set()
+            served(client, sent_at)
+
+
+@case("a visit to a connection looks for a bounded number of a head's or trailer section's pieces, however many segments have come", limit=90)
+def scattered_visits():
+    trace.needed()
+    heads, go_on = queue.Queue(), threading.Event()
+
+    def serve(peer, _number):
+        while True:
+            head = peer.read_head()
+            if head.get("Transfer-Encoding"):
+                heads.put(peer.read_chunked())
+            else:
+                heads.put(head)
+                go_on.wait()
+            peer.send(wire.response(b"good"))
+
+    def visited(what, visits):
+        most = visits.most()
+        ktap.note(f"{what}: {most} pieces looked for in a visit")
+        # A head is looked at for several ends.
+        check(0 < most <= 100, f"{most} pieces were looked for in a visit")
+
+    with wire.RawServer(serve) as server, scattering(server) as (web, near), segments.Client(near, web.port) as client:
+        request = scattered_head(b"GET / HTTP/1.1", b"Host: t")
+        with trace.Visits("squall_sk_peek", "squall_sk_copy") as visits:
+            client.send_overlapping(request)
+            check_fields(heads.get(timeout=ktap.seconds(30)))
+            visited("head that is read as it comes", visits)
+        with trace.Visits("squall_sk_peek", "squall_sk_copy") as visits:
+            client.send_overlapping(request)
+            squall.settle(0.5)
+            go_on.set()
+            check_fields(heads.get(timeout=ktap.seconds(30)))
+            visited("head that has to wait", visits)
+        with trace.Visits("squall_sk_peek", "squall_sk_copy") as visits:
+            client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n")
+            client.send_overlapping(b"1\r\nx\r\n" * 20 + scattered_head(b"0", b"X-T: 1"))
+            equal(heads.get(timeout=ktap.seconds(30))[0], b"x" * 20, "body")
+            visited("trailer section", visits)
+
+
+@case("a visit to a connection forwards a bounded number of chunks, however many have come", limit=60)
+def chunks_in_a_visit():
+    trace.needed()
+    count = ktap.scaled(20000, 4000)
+
+    def respond(_head, _body):
+        return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * count + b"0\r\n\r\n"
+
+    with wire.RawServer(wire.plain_handler(respond)) as server, squall.sysctl(rcvbuf=16 << 20), squall.Listener(server) as web:
+        with trace.Visits("squall_sk_peek") as visits, web.connect() as client:
+            # For a client of HTTP/1.0 chunks are taken apart, so that no queue is full before.
+            client.send(b"GET / HTTP/1.0\r\nHost: t\r\n\r\n")
+            equal(client.read_rest().partition(b"\r\n\r\n")[2], b"x" * count, "body")
+            most = visits.most()
+    ktap.note(f"{most} looks at framing in a visit")
+    # Two for each chunk, and some for the head.
+    check(256 <= most <= 2 * 256 + 50, f"{most} looks at framing in a visit")
+
+
+@case("frames of overlapping segments pass as they are")
+def scattered_frames():
+    frame = b"\x8a\x80abcd"
+    total, frames = SCATTERED // len(frame) * len(frame), queue.Queue()
+    server = ws.tunnel_server(lambda peer, _number: frames.put(peer.read(total)))
+    with server, scattering(server) as (web, near), segments.Client(near, web.port) as client:
+        client.send(ws.offer())
+        until(lambda: b"101" in client.acknowledge(), 5, "the switch")
+        before = squall.module_stats()["frames"]
+        client.send_overlapping(frame * (total // len(frame)))
+        equal(frames.get(timeout=ktap.seconds(30)), frame * (total // len(frame)), "what the server got")
+        equal(squall.module_stats()["frames"] - before, total // len(frame), "frames counted")
 
 
 session.main()

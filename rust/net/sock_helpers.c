@@ -540,19 +540,33 @@ bool squall_sk_fin_received(const struct sock *sk)
 /*
  * The skb of the receive queue that has the unread byte at @offset, and its
  * place there in @at.  Skbs of the queue may overlap, so each is placed by its
- * sequence number, as tcp_recvmsg() does.
+ * sequence number, as tcp_recvmsg() does; if several have the byte, it is the
+ * first one's.  Each ends behind the one before it, as TCP queues nothing that
+ * has no new byte.  So a byte of the second half is looked for from the end:
+ * who reads what has just come need not pass what came before.
  */
 static struct sk_buff *skb_at(struct sock *sk, u32 offset, u32 *at)
 {
 	u32 seq = tcp_sk(sk)->copied_seq + offset;
-	struct sk_buff *skb;
+	struct sk_buff *skb, *found = NULL;
 
-	skb_queue_walk(&sk->sk_receive_queue, skb) {
-		*at = seq - TCP_SKB_CB(skb)->seq;
-		if (*at < skb->len)
-			return skb;
+	if (offset <= tcp_inq(sk) / 2) {
+		skb_queue_walk(&sk->sk_receive_queue, skb) {
+			*at = seq - TCP_SKB_CB(skb)->seq;
+			if (*at < skb->len)
+				return skb;
+		}
+		return NULL;
 	}
-	return NULL;
+	skb_queue_reverse_walk(&sk->sk_receive_queue, skb) {
+		u32 within = seq - TCP_SKB_CB(skb)->seq;
+
+		if ((s32)(within - skb->len) >= 0)
+			break;
+		*at = within;
+		found = skb;
+	}
+	return found && *at < found->len ? found : NULL;
 }
 
 /*
@@ -575,19 +589,28 @@ const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len)
 
 /*
  * Copies up to @len unread bytes from @offset on; returns how many.  0 if none
- * arrived, or if they cannot be read.
+ * arrived, or if they cannot be read.  Walks along the queue once.
  */
 u32 squall_sk_copy(struct sock *sk, u32 offset, void *to, u32 len)
 {
-	struct sk_buff *skb;
-	u32 done = 0, at;
+	u32 seq = tcp_sk(sk)->copied_seq + offset, done = 0, at;
+	struct sk_buff *skb = skb_at(sk, offset, &at);
 
-	while (done < len && (skb = skb_at(sk, offset + done, &at))) {
-		u32 now = min(len - done, skb->len - at);
+	if (!skb)
+		return 0;
+	skb_queue_walk_from(&sk->sk_receive_queue, skb) {
+		u32 now;
 
+		at = seq + done - TCP_SKB_CB(skb)->seq;
+		/* One that has no byte but those of the ones before it. */
+		if (at >= skb->len)
+			continue;
+		now = min(len - done, skb->len - at);
 		if (skb_copy_bits(skb, at, to + done, now))
 			break;
 		done += now;
+		if (done == len)
+			break;
 	}
 	return done;
 }

@@ -20,7 +20,8 @@ use crate::{
             Counter, //
         },
         OutQueue,
-        Stop, //
+        Stop,
+        RESUME, //
     },
     proto::{
         self,
@@ -40,6 +41,9 @@ use kernel::prelude::*;
 /// Bytes of framing that are looked at in one step where they have to be copied first.
 const FRAMING_COPY: usize = 32;
 
+/// Chunks that are forwarded before other softirq work gets its turn, and before who sends is looked at again.
+const CHUNKS_PER_PASS: u32 = 256;
+
 /// Why a body cannot be forwarded to its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Failure {
@@ -56,7 +60,7 @@ pub(crate) enum Failure {
 pub(crate) enum Forwarded {
     /// To its end.
     All,
-    /// As far as the receiver could take it, or as there was memory.
+    /// As far as the receiver could take it, or as there was memory, or as one pass goes: it is gone on with by itself.
     Part,
     /// As far as it came.
     Starved,
@@ -110,6 +114,7 @@ impl Body {
 
     /// Forwards what has arrived into the queue of `to`. The caller pushes.
     pub(crate) fn forward(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
+        let mut chunks = 0u32;
         loop {
             // Mostly what comes next is known without a look at it.
             let mut step = self.decoder.step(&[]).map_err(Failure::Protocol)?;
@@ -124,6 +129,7 @@ impl Body {
                 Step::Framing { consumed } => io.consume(count(consumed)),
                 Step::Chunk { consumed, size } => {
                     io.consume(count(consumed));
+                    chunks = chunks.saturating_add(1);
                     if self.chunked {
                         self.chunk_left = size;
                         send(to, |queue| encode::chunk_head(size, queue))?;
@@ -137,6 +143,11 @@ impl Body {
                     self.chunk_sent(spliced.bytes, to)?;
                     match spliced.stop {
                         Stop::Done if spliced.bytes == 0 => return self.starved(io),
+                        Stop::Done if chunks >= CHUNKS_PER_PASS => {
+                            // The receive queue may have a hundred thousand of them.
+                            io.conn().post(RESUME);
+                            return Ok(Forwarded::Part);
+                        }
                         Stop::Done => {}
                         Stop::Full | Stop::NoMemory => return Ok(Forwarded::Part),
                         Stop::Dead => return Err(Failure::ReceiverGone),

@@ -6,6 +6,9 @@
 //! say the same both times. Memory that a process of this host sends by `sendfile()` or `vmsplice()`
 //! stays its own: a head in such memory is copied, at the latest before it is judged.
 //!
+//! A piece is found by a walk along the receive queue. So a head that lies in more than [`PIECES_MAX`] pieces is copied
+//! too, each byte once: what a segment costs does not grow with those before it.
+//!
 //! Context: softirq, the lock of the reading connection held.
 
 use super::{
@@ -38,6 +41,9 @@ use crate::{
 use core::cell::Cell;
 use kernel::prelude::*;
 
+/// Pieces in which a head is read where it lies. Most have one or two.
+const PIECES_MAX: u8 = 16;
+
 /// Bytes that a head usually grows by when it is written for the other side.
 const ADDED: usize = 160;
 
@@ -50,6 +56,8 @@ pub(crate) struct Reading {
     head: Head,
     /// The first bytes of the head, if they are not read where they lie. Rare, so not in here.
     copy: Option<KBox<KVec<u8>>>,
+    /// Pieces that may still be looked for before the head is copied.
+    pieces: u8,
 }
 
 // The next size of memory blocks is twice as large, and blocks are zeroed when they are allocated.
@@ -61,15 +69,32 @@ pub(crate) struct HeadBytes<'a> {
     copy: &'a [u8],
     /// The piece that was looked at last, and its offset: most heads lie in one.
     last: Cell<(u32, &'a [u8])>,
+    /// Pieces that may still be looked for; `None` if it is known that there are few.
+    left: Cell<Option<u8>>,
 }
 
 impl<'a> HeadBytes<'a> {
-    fn new(io: &'a Io<'a>, copy: &'a [u8]) -> Self {
+    fn new(io: &'a Io<'a>, copy: &'a [u8], left: Option<u8>) -> Self {
         HeadBytes {
             io,
             copy,
             last: Cell::new((0, copy)),
+            left: Cell::new(left),
         }
+    }
+
+    /// Looks for the piece at `offset`, unless that were one too many.
+    fn look(&self, offset: u32) -> &'a [u8] {
+        if self.left.get() == Some(0) {
+            return &[];
+        }
+        let piece = self.io.peek(offset);
+        if !piece.is_empty() {
+            self.left
+                .set(self.left.get().map(|left| left.saturating_sub(1)));
+            self.last.set((offset, piece));
+        }
+        piece
     }
 }
 
@@ -80,11 +105,7 @@ impl Source for HeadBytes<'_> {
         match piece.get(within..) {
             Some(bytes) if !bytes.is_empty() => bytes,
             _ if !self.copy.is_empty() => &[],
-            _ => {
-                let piece = self.io.peek(offset);
-                self.last.set((offset, piece));
-                piece
-            }
+            _ => self.look(offset),
         }
     }
 }
@@ -95,6 +116,7 @@ impl Reading {
     pub(crate) fn new(parser: HeadParser) -> Result<KBox<Reading>, Failure> {
         if let Some(mut spare) = SPARES.take() {
             spare.parser = parser;
+            spare.pieces = PIECES_MAX;
             spare.head.clear();
             return Ok(spare);
         }
@@ -107,6 +129,7 @@ impl Reading {
                 parser,
                 head: Head::new(),
                 copy: None,
+                pieces: PIECES_MAX,
             },
         ))
     }
@@ -135,16 +158,17 @@ impl Reading {
     /// Reads what has arrived.
     pub(crate) fn resume(&mut self, io: &Io<'_>, limits: &Limits) -> Result<Progress, Failure> {
         loop {
-            let bytes = HeadBytes::new(io, copied(&self.copy));
+            let bytes = HeadBytes::new(io, copied(&self.copy), Some(self.pieces));
             let progress = self
                 .parser
                 .resume(&bytes, &mut self.head, limits)
                 .map_err(Failure::Protocol)?;
+            self.pieces = bytes.left.get().unwrap_or(0);
             let unread = io.unread();
             if progress != Progress::NeedMore || u32::from(self.parser.position()) >= unread {
                 return Ok(progress);
             }
-            // There is more, which cannot be read where it lies. One byte over the limit shows that it
+            // There is more, which cannot be read where it lies, or not any more. One byte over the limit shows that it
             // is broken.
             let most = u32::from(limits.head).saturating_add(1);
             self.copy_up_to(io, unread.min(most))?;
@@ -157,13 +181,14 @@ impl Reading {
         io: &'a Io<'a>,
     ) -> Result<(&'a Head, HeadBytes<'a>), Failure> {
         if self.copy.is_none() {
-            let bytes = HeadBytes::new(io, &[]);
+            let bytes = HeadBytes::new(io, &[], Some(PIECES_MAX));
             if self.is_readable(&bytes) {
+                bytes.left.set(None);
                 return Ok((&self.head, bytes));
             }
             self.copy_up_to(io, self.len())?;
         }
-        Ok((&self.head, HeadBytes::new(io, copied(&self.copy))))
+        Ok((&self.head, HeadBytes::new(io, copied(&self.copy), None)))
     }
 
     /// Says whether the head, complete or not, is that of a HEAD request.

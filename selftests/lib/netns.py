@@ -105,6 +105,13 @@ class Namespace:
         with self._entered():
             return socket.socket(family)
 
+    def packet_socket(self, protocol):
+        """A packet socket on its end of the link, which sees and sends Ethernet frames of that protocol."""
+        with self._entered():
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+            sock.bind((self.name, protocol))
+            return sock
+
     @contextlib.contextmanager
     def impaired(self, netem, both=True):
         """The link with `tc netem` of the given parameters, in both directions or towards it only."""

@@ -76,6 +76,26 @@ class Works(Trace):
         return [count for count in runs if count]
 
 
+class Visits(Trace):
+    """Records calls of `functions`, some of the module's C functions, within the visits to its connections: the calls that TCP makes when
+    bytes have come, and the runs of the BH work."""
+
+    def __init__(self, *functions):
+        probes = {f"called{number}": f"squall:{function}" for number, function in enumerate(functions)}
+        super().__init__(WORK_EVENTS, **probes, came="tcp_data_ready", returned="tcp_data_ready")
+
+    def most(self):
+        """Calls in the visit that had most of them."""
+        visits, most = {}, 0
+        for cpu, name, _ in self.records():
+            if name.startswith("called"):
+                visits[cpu] = visits.get(cpu, 0) + 1
+                most = max(most, visits[cpu])
+            else:
+                visits[cpu] = 0
+        return most
+
+
 class Locks(Trace):
     """Records which sockets the module locks itself, and on which it sends."""
 
