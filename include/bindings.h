@@ -307,6 +307,7 @@ bool squall_memory_reaches(s64 pages);
 s64 squall_memory_sum(void);
 u64 squall_memory_total(void);
 bool squall_tcp_pressed(void);
+s64 squall_tcp_pages(void);
 
 /* The access log. */
 int squall_log_register(void);

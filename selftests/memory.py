@@ -5,6 +5,7 @@
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -56,10 +57,12 @@ class Tunnels:
                 peer.send(data)
 
     @staticmethod
-    def stall(web, count=1, offered=8 * MIB, piece=65536):
+    def stall(web, count=1, offered=8 * MIB, piece=65536, sndbuf=None):
         """Clients that have sent as much as is taken from them."""
         clients = [ws.open_tunnel(web) for _ in range(count)]
         for near in clients:
+            if sndbuf:
+                near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
             near.send(b"\x81" + ws.LONG[1:])
             near.sock.setblocking(False)
             near.offered = offered
@@ -310,14 +313,15 @@ def tcp_mem(*pages):
         squall.write(TCP_MEM, old)
 
 
-@case("TCP's own memory pressure has the worst reset and accepting paused until it is over", limit=60)
+@case("TCP's own memory pressure in which the module's part is material has the worst reset and accepting paused until it is over", limit=60)
 def tcp_pressure():
     base = stats()["memory_bytes"]
     with Tunnels() as tunnels, squall.Listener(tunnels.server, connections=4) as web:
         before = stats()
         small = ws.open_tunnel(web)
         echo(small)
-        worst = tunnels.stall(web, 4)
+        # The clients hold little themselves: most of what TCP has is the module's.
+        worst = tunnels.stall(web, 4, sndbuf=PAGE)
         used = baseline.tcp()["mem"]
         with tcp_mem(used * 3 // 4, used * 3 // 4, used * 4):
             # TCP notices when it takes memory, and the module when a connection comes.
@@ -334,6 +338,78 @@ def tcp_pressure():
             echo(near)
             near.close()
         for near in worst:
+            near.reset()
+    idle_base(base)
+
+
+class Hoard:
+    """Connections between two ends of this process that hold a lot of TCP's memory, and none of the module's."""
+
+    SO_SNDBUFFORCE = 32
+
+    def __init__(self, count, size):
+        self.ends = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for _ in range(count):
+                near = socket.socket()
+                near.setsockopt(socket.SOL_SOCKET, self.SO_SNDBUFFORCE, size)
+                near.connect(listener.getsockname())
+                near.setblocking(False)
+                self.ends += [near, listener.accept()[0]]
+        self.fill()
+
+    def fill(self):
+        """Sends what is taken without being read."""
+        for near in self.ends[::2]:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    near.send(bytes(65536))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for end in self.ends:
+            end.close()
+
+
+def tcp_pressed():
+    """TCP is under memory pressure, as the kernel says."""
+    line = next(line for line in squall.read("/proc/net/protocols").splitlines() if line.startswith("TCP "))
+    return line.split()[4] == "yes"
+
+
+@case("TCP's memory pressure that others cause stops no accepting and has nobody reset, as long as little of it is the module's", limit=60)
+def others_pressure():
+    base = stats()["memory_bytes"]
+    with Tunnels() as tunnels, squall.Listener(tunnels.server, connections=4) as web:
+        small = ws.open_tunnel(web)
+        echo(small)
+        [stalled] = tunnels.stall(web)
+        held = stats()["memory_bytes"] - base
+        check(held > 64 << 10, "the stalled tunnel holds what one is reset for")
+        before = stats()
+        with Hoard(4, 4 * MIB) as hoard:
+            used = baseline.tcp()["mem"]
+            ktap.note(f"{held >> 10} KiB are the module's, of {used * PAGE >> 10} that TCP has")
+            check(held * 8 < used * PAGE, "little of what TCP has is the module's")
+            with tcp_mem(used // 2, used * 3 // 4, used * 4):
+                def pressed():
+                    hoard.fill()
+                    echo(small, bytes(30000))
+                    return tcp_pressed()
+
+                until(pressed, 10, "TCP is under pressure")
+                for _ in range(5):
+                    near = ws.open_tunnel(web)
+                    echo(near, bytes(30000))
+                    near.close()
+                    time.sleep(0.1)  # longer than the shedder would take
+                check(tcp_pressed(), "TCP is still under pressure")
+                check(is_open(stalled), "the tunnel that holds most was not reset")
+        for name in ("memory_pressures", "memory_shed", "accept_pauses"):
+            equal(stats()[name], before[name], name)
+        for near in (small, stalled):
             near.reset()
     idle_base(base)
 

@@ -61,3 +61,9 @@ bool squall_tcp_pressed(void)
 	       proto_memory_allocated(&tcp_prot) >=
 		       READ_ONCE(tcp_prot.sysctl_mem[0]);
 }
+
+/* What all TCP sockets of the host have together. */
+s64 squall_tcp_pages(void)
+{
+	return proto_memory_allocated(&tcp_prot);
+}

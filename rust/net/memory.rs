@@ -7,8 +7,8 @@
 //! [`STEP`]s only: a message in flight costs nothing, not even to be counted. The account is settled where the
 //! connection's lock is held anyway, and what has changed goes to a sum of all, which is kept per CPU in the main.
 //!
-//! *Pressure* begins when the sum reaches `memory_max_mib`, or when TCP is under memory pressure. Connections stay in
-//! the accept queue then, a reader pauses as soon as its receiver does not take everything at once, and every
+//! *Pressure* begins when the sum reaches `memory_max_mib`, or when TCP is under memory pressure and the sum is a [material part](TCP_PART)
+//! of what all sockets of the host have: what others hold is not made good by resets of ours. Connections stay in the accept queue then, a reader pauses as soon as its receiver does not take everything at once, and every
 //! [`TICK_MS`] the [`Shedder`] resets those that hold most, until the sum is an eighth below the bound and TCP is out of
 //! trouble. Nothing looks for it while nothing happens: the sum is looked at when an account grows, TCP then and when a
 //! connection is accepted.
@@ -92,6 +92,9 @@ const SHED_MAX: u32 = 256;
 
 /// Pages that a connection holds, at least, for it to be reset: 64 KiB.
 const SHED_LEAST: u32 = 16;
+
+/// What is held is material to TCP's shortage of memory if it is one part of so many that all of TCP has, or more.
+const TCP_PART: u64 = 4;
 
 /// Least KiB of a tunnel's bound: less would not do for one segment each way.
 const TUNNEL_KIB_MIN: u32 = 512;
@@ -440,21 +443,32 @@ fn held() -> u64 {
     sum.max(0).unsigned_abs().saturating_add(base())
 }
 
-fn is_tcp_pressed() -> bool {
+/// Returns the pages from which on what the accounts have is material to TCP, while that is under memory pressure.
+///
+/// Without the page for each connection: that is not of TCP's memory.
+fn tcp_most() -> Option<u64> {
     // SAFETY: No preconditions.
-    unsafe { bindings::squall_tcp_pressed() }
+    unsafe {
+        let pressed = bindings::squall_tcp_pressed();
+        pressed.then(|| bindings::squall_tcp_pages().max(0).unsigned_abs() / TCP_PART)
+    }
+}
+
+/// Says whether the accounts have that many pages together.
+fn reaches(pages: u64) -> bool {
+    let pages = i64::try_from(pages).unwrap_or(i64::MAX);
+    // SAFETY: The sum exists as long as connections and listeners do.
+    unsafe { bindings::squall_memory_reaches(pages) }
 }
 
 /// Says whether as much is held as may be.
 fn is_full() -> bool {
-    let left = i64::try_from(most().saturating_sub(base())).unwrap_or(i64::MAX);
-    // SAFETY: The sum exists as long as connections and listeners do.
-    unsafe { bindings::squall_memory_reaches(left) }
+    reaches(most().saturating_sub(base()))
 }
 
 /// Looks whether pressure has to begin. Softirq.
 pub(super) fn look() {
-    if is_pressed() || !(is_full() || is_tcp_pressed()) {
+    if is_pressed() || !(is_full() || tcp_most().is_some_and(reaches)) {
         return;
     }
     if !PRESSED.0.xchg(true, Full) {
@@ -536,7 +550,9 @@ impl Run for Shedder {
             let held = held();
             let most = most();
             let low = most - most / 8;
-            if held < low && !is_tcp_pressed() {
+            // As for the bound, an eighth below what it began at.
+            let tcp = tcp_most().is_some_and(|most| reaches(most - most / 8));
+            if held < low && !tcp {
                 PRESSED.0.store(false, Relaxed);
                 return;
             }
