@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """The connections that are kept to servers: how fast they are made, how vanished servers are found, how many there are."""
 
+import contextlib
+import socket
+import threading
 import time
 
 from lib import ktap, netns, session, squall, sniff, wire
@@ -55,6 +58,189 @@ def shrinks():
         until(lambda: web.server_stats()["connected"] == 3, 1, "three connections are left")
         time.sleep(0.3)
         equal((web.server_stats()["connected"], web.server_stats()["connects"]), (3, 60), "connected, and attempts")
+
+
+class OneAtATime:
+    """A server of one thread that serves one connection at a time, and blocks on one that says nothing.
+
+    `keeps`: it keeps a connection until the peer closes it.
+    """
+
+    def __init__(self, keeps, port=None):
+        self.keeps = keeps
+        self.accepted = 0
+        self.listener = socket.create_server(("127.0.0.1", port or wire.free_port()))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self.listener.accept()
+                self.accepted += 1
+                with wire.Wire(sock) as peer, contextlib.suppress(OSError, wire.Closed):
+                    self._answer(peer)
+
+    def _answer(self, peer):
+        peer.read_head()
+        peer.send(wire.response(b"one", fields=[] if self.keeps else ["Connection: close"]))
+        while self.keeps:
+            peer.read_head()
+            peer.send(wire.response(b"more"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+def ask(web, timeout=20):
+    """Status and body of one request on a connection of its own."""
+    with web.connect(timeout=timeout) as client:
+        client.send(wire.request())
+        head, body = client.read_response()
+        return head.status, body
+
+
+@case("by default nothing is connected ahead of need: a server that serves one connection at a time answers at once")
+def one_at_a_time():
+    for keeps in (False, True):
+        with OneAtATime(keeps) as server, squall.Listener(server, connections=None, idle_ms=None) as web:
+            time.sleep(0.3)
+            equal(web.server_stats()["connects"], 0, "attempts before there is a request")
+            start = time.monotonic()
+            for _ in range(5):
+                equal(ask(web)[0], 200, "status")
+            took = (time.monotonic() - start) / ktap.PACE
+            ktap.note(f"5 requests, keeps={keeps}: {took:.2f} s")
+            check(took < 2, f"5 requests took {took:.1f} s")
+            equal(web.server_stats()["connects"], 1 if keeps else 5, "connections for 5 requests")
+
+
+@case("a server that is found to be back is not left with a connection that says nothing")
+def back_alone():
+    port = wire.free_port()
+    with squall.sysctl(backoff_max_ms=100), squall.Listener(f"127.0.0.1:{port}", connections=None, idle_ms=None) as web:
+        equal(ask(web)[0], 502, "status while the server refuses")
+        until(lambda: web.server_stats()["failures"] >= 2, 10, "it is tried again")
+        with OneAtATime(False, port) as server:
+            until(lambda: web.server_stats()["up"] == 1, 10, "it is found to be back")
+            start = time.monotonic()
+            equal(ask(web), (200, b"one"), "answer")
+            check((time.monotonic() - start) / ktap.PACE < 2, "the answer took its time")
+            check(server.accepted >= 2, f"accepted {server.accepted}: it was not tried")
+
+
+def time_waits(port):
+    """Connections to this port that are in TIME_WAIT at the end that made them."""
+    found = 0
+    for family in ("tcp", "tcp6"):
+        with open(f"/proc/net/{family}", encoding="ascii") as file:
+            rows = [line.split() for line in file.readlines()[1:]]
+        found += sum(row[3] == "06" and int(row[2].split(":")[1], 16) == port for row in rows)
+    return found
+
+
+def looped(web, clients, seconds):
+    """Clients that ask one after the other for so long, each on a connection of its own; returns how many requests that were."""
+    end, counts = time.monotonic() + seconds, []
+
+    def loop():
+        count = 0
+        with web.connect() as client:
+            while time.monotonic() < end:
+                client.send(wire.request())
+                equal(client.read_response()[0].status, 200, "status")
+                count += 1
+        counts.append(count)
+
+    threads = [threading.Thread(target=loop, daemon=True) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    equal(len(counts), clients, "clients that came to the end")
+    return sum(counts)
+
+
+@case("connections are kept for idle_ms when they have served a request, and leave no TIME_WAIT when they are ended", limit=60)
+def kept():
+    clients = 32
+    with wire.RawServer(HELLO) as server, squall.Listener(server, connections=4, idle_ms=None) as web:
+        before = squall.module_stats()["idle_surplus"]
+        requests = looped(web, clients, ktap.seconds(2))
+        stats = web.server_stats()
+        ktap.note(f"{requests} requests, {stats['connects']} connects, {stats['connected']} connections afterwards")
+        # One that was begun for a client may be met by another that is given back.
+        check(stats["connects"] <= 3 * clients, f"{stats['connects']} connects for {requests} requests")
+        check(stats["connected"] > 4, f"{stats['connected']} connections are kept")
+        squall.write(f"{web.server_directory()}/idle_ms", 300)
+        until(lambda: web.server_stats()["connected"] == 4, 5, "the surplus is ended")
+        ended = squall.module_stats()["idle_surplus"] - before
+        check(ended >= stats["connected"] - 4, f"idle_surplus counts {ended}")
+        time.sleep(0.3)
+        equal(web.server_stats()["connected"], 4, "connections that are kept for any time")
+        equal(time_waits(server.port), 0, "ports in TIME_WAIT")
+
+
+@case("idle_max bounds how many are kept, and idle_ms 0 keeps none")
+def idle_max():
+    go_on = threading.Event()
+
+    def serve(peer, _number):
+        while True:
+            peer.read_head()
+            go_on.wait(ktap.seconds(20))
+            peer.send(wire.response(b"late"))
+
+    for name, value, left in (("idle_max", 3, 3), ("idle_max", 0, 0), ("idle_ms", 0, 0)):
+        go_on.clear()
+        with wire.RawServer(serve) as server, squall.Listener(server, connections=None, idle_ms=None) as web:
+            squall.write(f"{web.server_directory()}/{name}", value)
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(web.connect()) for _ in range(8)]
+                for client in clients:
+                    client.send(wire.request())
+                until(lambda: web.server_stats()["busy"] == 8, 10, "eight exchanges")
+                go_on.set()
+                for client in clients:
+                    equal(client.read_response()[1], b"late", "response")
+                until(lambda: web.server_stats()["connected"] == left, 5, f"{left} connections with {name} {value}")
+                time.sleep(0.3)
+                equal(web.server_stats()["connected"], left, f"connections with {name} {value}")
+            equal(time_waits(server.port), 0, "ports in TIME_WAIT")
+
+
+@case("a server that closes behind each response closes first: the ports of the connections are free again")
+def server_closes():
+    def serve(peer, _number):
+        peer.read_head()
+        peer.send(wire.response(b"last", fields=["Connection: close"]))
+        time.sleep(0.02)
+
+    with wire.RawServer(serve) as server, squall.Listener(server, connections=0) as web:
+        for _ in range(20):
+            equal(ask(web), (200, b"last"), "answer")
+        equal(time_waits(server.port), 0, "ports in TIME_WAIT")
+
+
+@case("a server that says that it closes and does not is closed after linger_timeout_ms, without a TIME_WAIT")
+def server_stays():
+    ends = []
+
+    def serve(peer, _number):
+        peer.read_head()
+        peer.send(wire.response(b"last", fields=["Connection: close"]))
+        ends.append(peer.was_reset())
+
+    with squall.sysctl(linger_timeout_ms=200), wire.RawServer(serve) as server, squall.Listener(server, connections=0) as web:
+        equal(ask(web), (200, b"last"), "answer")
+        until(lambda: ends == [True], 5, "the connection is reset")
+        equal(time_waits(server.port), 0, "ports in TIME_WAIT")
 
 
 session.main()

@@ -159,6 +159,18 @@ impl<S: Session> Io<'_, S> {
         self.set_deadline(sysctl::linger_timeout());
     }
 
+    /// Ends a connection on which nothing is under way, so that no TIME_WAIT keeps its port: by a reset, unless the
+    /// peer has sent its FIN, or something is unread or not acknowledged. Then, as [`Self::release`]. The session
+    /// is over.
+    pub(crate) fn discard(&mut self) {
+        // SAFETY: `Io` exists while the lock is held.
+        let acked = unsafe { bindings::squall_sk_write_queue_empty(self.conn.sk.as_ptr()) };
+        if !acked || self.unsent() || self.unread() > 0 || self.fin_received() {
+            return self.release();
+        }
+        self.reset();
+    }
+
     fn end(&mut self) {
         self.control.released = true;
         let mut inbox = self.conn.inbox.lock();

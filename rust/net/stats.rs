@@ -58,6 +58,8 @@ counters! {
     BadRequests "bad_requests";
     /// Responses of servers that were refused.
     BadResponses "bad_responses";
+    /// Server connections ended because they were idle for `idle_ms`, or more than are kept.
+    IdleSurplus "idle_surplus";
     /// Connections closed because no byte came within `net.squall.first_byte_timeout_ms`.
     FirstByteTimeouts "first_byte_timeouts";
     /// Connections closed because no further request came within `net.squall.keepalive_timeout_ms`.

@@ -6,8 +6,8 @@
 //! squall/{stats,refused_requests,refused_responses}
 //! squall/<listener>/{address,enable,trusted,forwarded,connections_max,access,stats}
 //! squall/<listener>/<route>/{host,path,balance,balance_name,enable,stats}, and its settings
-//! squall/<listener>/<route>/<server>/{address,connections,connections_max,weight,backup,enable,
-//!                              fails_max,slow_start_ms,health_*,stats}
+//! squall/<listener>/<route>/<server>/{address,connections,connections_max,idle_max,idle_ms,weight,
+//!                              backup,enable,fails_max,slow_start_ms,health_*,stats}
 //! ```
 //!
 //! A wrong value is refused with an errno, and with a line in the log that names it; what was

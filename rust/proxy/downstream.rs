@@ -667,14 +667,14 @@ impl Downstream {
             .and_then(|exchange| exchange.waits_at.clone());
         if self.state != State::Connection {
             // The request has been answered meanwhile.
-            return checkout.put_back();
+            return checkout.put_back_unused();
         }
         if !waits_at
             .as_ref()
             .is_some_and(|pool| core::ptr::eq(&raw const **pool, &raw const **checkout.pool()))
         {
             // It was for a request before, whose server is none for this one.
-            checkout.put_back();
+            checkout.put_back_unused();
             if let Some(pool) = waits_at {
                 // With that in the mail it may have missed its turn.
                 pool::cancel(&pool, io.conn());

@@ -2,9 +2,10 @@
 
 //! The connections to one server.
 //!
-//! A pool keeps `connections` of them ready. An exchange takes one out for itself with a
-//! [`Checkout`] and puts it back; a tunnel keeps it, and the pool provisions another. Requests that
-//! find none wait in order while more are connected, one for each that waits.
+//! An exchange takes one out for itself with a [`Checkout`] and puts it back; a tunnel keeps it. Requests that
+//! find none wait in order while more are connected, one for each that waits. What is put back is kept for a while,
+//! up to a number. Nothing is connected ahead of need unless `connections` says so: a server that serves
+//! one connection at a time would wait for a request on a connection that has none, and serve nobody.
 //!
 //! When no connection can be made the server counts as down: requests are refused at once, and
 //! attempts follow each other with exponential backoff and jitter, one at a time, in softirq. So does a
@@ -51,10 +52,7 @@ use crate::net::{
     SocketAddr,
     Task, //
 };
-use core::{
-    cmp,
-    mem, //
-};
+use core::cmp;
 use kernel::{
     prelude::*,
     sync::{
@@ -65,6 +63,19 @@ use kernel::{
         },
         Arc, //
     }, //
+};
+
+mod checkout;
+mod idle;
+mod waiters;
+
+pub(crate) use self::checkout::Checkout;
+use self::{
+    idle::{
+        Idle,
+        Keep, //
+    },
+    waiters::Waiters, //
 };
 
 /// Attempts to connect that may be under way to one server.
@@ -84,7 +95,7 @@ const PACE_MS: u32 = 1;
 /// counts as a failed attempt: else a server that accepts and closes is connected to in a loop.
 const SHORT_LIVED_MS: u32 = 1000;
 
-/// Largest value of `connections`.
+/// Largest value of `connections` and of `idle_max`.
 pub(crate) const CONNECTIONS_MAX: u32 = 4096;
 
 /// Largest value of `connections_max`.
@@ -121,20 +132,16 @@ pub(crate) struct Counts {
 }
 
 struct Shared {
-    /// Connections ready for a request, the one used last at the end.
-    idle: KVec<ARef<Conn>>,
+    /// Connections ready for a request.
+    idle: Idle,
     /// Connections of this pool: connecting, idle, and checked out; not those of tunnels.
     owned: u32,
     connecting: u32,
-    /// How many to keep.
-    target: u32,
-    /// How many there may be when more are wanted.
-    most: u32,
-    /// Downstream connections that want one, the first at `first_waiter`; `None` waits no more.
-    waiters: KVec<Option<ARef<Conn>>>,
-    first_waiter: usize,
-    /// How many of them do wait.
-    waiting: usize,
+    size: Size,
+    /// The server has kept a connection open behind a response.
+    keeps: bool,
+    /// Downstream connections that want one.
+    waiters: Waiters,
     /// Failed attempts in a row.
     failures: u32,
     /// Milliseconds of the last backoff, jitter included.
@@ -144,16 +151,22 @@ struct Shared {
     /// The attempts that are ours by [`CONNECTS`]: from when on, and how many.
     turns: Option<(Moment, u32)>,
     record: Record,
+    /// The task's timer is set: its run will find what is due by then.
+    timed: bool,
     stopped: bool,
 }
 
 /// How many connections a pool has, those of tunnels aside.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
-    /// Kept ready: up to [`CONNECTIONS_MAX`], and not more than `most`.
+    /// Kept ready, also before they are needed: up to [`CONNECTIONS_MAX`], and not more than `most`.
     pub(crate) connections: u32,
     /// At most, while more are wanted than are ready: up to [`MOST_MAX`].
     pub(crate) most: u32,
+    /// Kept for a while, of those that have served a request: up to [`CONNECTIONS_MAX`].
+    pub(crate) idle_most: u32,
+    /// That while, in milliseconds.
+    pub(crate) idle_ms: u32,
 }
 
 /// What a pool looks like at a moment, for its `stats` file.
@@ -192,7 +205,7 @@ pub(crate) enum Answer {
 
 impl Shared {
     fn busy(&self) -> u32 {
-        (self.owned.saturating_sub(self.connecting)).saturating_sub(self.idle.len() as u32)
+        (self.owned.saturating_sub(self.connecting)).saturating_sub(self.idle.len())
     }
 
     /// Returns whether no connection can be had, as far as is known.
@@ -211,56 +224,31 @@ impl Shared {
         }
     }
 
-    fn next_waiter(&mut self) -> Option<ARef<Conn>> {
-        loop {
-            let place = self.waiters.as_mut_slice().get_mut(self.first_waiter)?;
-            let waiter = place.take();
-            self.first_waiter = self.first_waiter.saturating_add(1);
-            self.drop_served();
-            if waiter.is_some() {
-                self.waiting = self.waiting.saturating_sub(1);
-                return waiter;
-            }
+    fn keep(&self) -> Keep {
+        Keep {
+            always: self.size.connections,
+            most: self.size.idle_most,
+            ms: self.size.idle_ms,
         }
     }
 
-    fn drop_served(&mut self) {
-        // What was served is dropped when it is the larger half, so that each move is paid for.
-        if self.first_waiter.saturating_mul(2) >= self.waiters.len() {
-            let served = mem::take(&mut self.first_waiter);
-            self.waiters.as_mut_slice().rotate_left(served);
-            let left = self.waiters.len().saturating_sub(served);
-            self.waiters.truncate(left);
+    /// Adds a connection to the idle ones if there is room for it; one that is not `used` has not served a request.
+    fn add_idle(&mut self, conn: &ARef<Conn>, used: bool) -> bool {
+        self.keeps |= used;
+        if self.idle.len() >= self.keep().room(self.keeps) {
+            return false;
+        }
+        match used {
+            true => self.idle.add(conn),
+            false => self.idle.add_unused(conn),
         }
     }
 
-    /// Gives back the places of those that wait no more, when they are the larger half.
-    fn drop_cancelled(&mut self) {
-        if self.waiting.saturating_mul(2) < self.waiters.len() {
-            self.waiters.retain(|waiter| waiter.is_some());
-            self.first_waiter = 0;
-        }
-    }
-
-    fn take_waiters(&mut self) -> KVec<Option<ARef<Conn>>> {
-        self.first_waiter = 0;
-        self.waiting = 0;
-        mem::take(&mut self.waiters)
-    }
-
+    /// Removes a connection from the idle ones, and from the pool; `false` if it is not idle.
     fn remove_idle(&mut self, conn: &Conn) -> bool {
-        let found = self
-            .idle
-            .as_slice()
-            .iter()
-            .position(|idle| core::ptr::eq(&raw const **idle, conn));
-        match found {
-            Some(place) => {
-                self.owned = self.owned.saturating_sub(1);
-                self.idle.remove(place).is_ok()
-            }
-            None => false,
-        }
+        let removed = self.idle.remove(conn);
+        self.owned = self.owned.saturating_sub(u32::from(removed));
+        removed
     }
 
     /// Returns the milliseconds before which no attempt is to be made.
@@ -277,11 +265,11 @@ impl Shared {
             return 0;
         }
         // Also a server to which none are kept has to be tried, to know when it is back.
-        let target = self.target.max(u32::from(self.is_down()));
+        let target = self.size.connections.max(u32::from(self.is_down()));
         let missing = target.saturating_sub(self.owned);
-        let demand = (self.waiting as u32).saturating_sub(self.connecting);
+        let demand = self.waiters.count().saturating_sub(self.connecting);
         let most = if self.is_down() { 1 } else { CONNECTING_MAX };
-        let room = self.most.saturating_sub(self.owned);
+        let room = self.size.most.saturating_sub(self.owned);
         cmp::max(missing, demand)
             .min(room)
             .min(most.saturating_sub(self.connecting))
@@ -300,16 +288,27 @@ impl Shared {
         wait
     }
 
-    /// Notes a failed attempt; returns the milliseconds to wait.
-    fn back_off(&mut self) -> u32 {
+    /// Notes a failed attempt.
+    fn back_off(&mut self) {
         if self.backoff_left() > 0 {
             // Attempts that were under way together count as one.
-            return self.backoff;
+            return;
         }
         self.backoff = backoff(self.failures);
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(Moment::now().after_ms(self.backoff));
-        self.backoff
+    }
+
+    /// Has the task run when something is due: `wait` milliseconds from now if that is not 0, and when an idle
+    /// connection has been kept long enough. Under the lock, so that who stops the pool finds the timer.
+    fn set_timer(&mut self, pool: &Pool, wait: u32) {
+        let idle = self.idle.due_in(&self.keep());
+        let wait = (wait > 0).then_some(wait);
+        let next = [wait, idle].into_iter().flatten().min();
+        self.timed = next.is_some() && !self.stopped;
+        if let (Some(ms), true) = (next, self.timed) {
+            pool.kick_after(ms);
+        }
     }
 }
 
@@ -323,19 +322,18 @@ pub(crate) fn start(addr: SocketAddr, size: Size, tunnels: Arc<Tunnels>) -> Resu
     let pool = Task::new(try_pin_init!(Server {
         addr,
         shared <- new_bh_lock!(Shared {
-            idle: KVec::new(),
+            idle: Idle::new(),
             owned: 0,
             connecting: 0,
-            target: size.connections,
-            most: size.most,
-            waiters: KVec::new(),
-            first_waiter: 0,
-            waiting: 0,
+            size,
+            keeps: false,
+            waiters: Waiters::new(),
             failures: 0,
             backoff: 0,
             not_before: None,
             turns: None,
             record: Record::default(),
+            timed: false,
             stopped: false,
         }),
         tunnels,
@@ -356,10 +354,10 @@ impl Server {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let shared = self.shared.lock();
         Snapshot {
-            idle: shared.idle.len() as u32,
+            idle: shared.idle.len(),
             busy: shared.busy(),
             connecting: shared.connecting,
-            waiting: shared.waiting as u32,
+            waiting: shared.waiters.count(),
             failures: shared.failures,
             backoff: shared.backoff,
             fails: shared.record.fails,
@@ -371,7 +369,7 @@ impl Server {
     /// Returns how much the server has to do: exchanges, requests that wait, and tunnels.
     pub(crate) fn load(&self) -> u32 {
         let shared = self.shared.lock();
-        let exchanges = shared.busy().saturating_add(shared.waiting as u32);
+        let exchanges = shared.busy().saturating_add(shared.waiters.count());
         drop(shared);
         exchanges.saturating_add(self.tunnels_open())
     }
@@ -464,68 +462,47 @@ pub(crate) fn checkout(pool: &ARef<Pool>, conn: &Conn) -> Answer {
     if !shared.record.admit() {
         return Answer::Refused(502);
     }
-    if let Some(idle) = shared.idle.pop() {
+    if let Some(idle) = shared.idle.take() {
         drop(shared);
         return Answer::Ready(Checkout::new(idle, pool.clone()));
     }
-    // Those that wait no more may take a place for a while.
-    let places = shared.waiters.len();
-    if shared.stopped || places >= sysctl::waiters_max() as usize {
+    if shared.stopped || shared.waiters.places() >= sysctl::waiters_max() as usize {
         return Answer::Refused(503);
     }
     if shared.is_down() {
         return Answer::Refused(502);
     }
-    let waiter = Some(conn.into());
-    if shared
-        .waiters
-        .push(waiter, GFP_ATOMIC | __GFP_NOWARN)
-        .is_err()
-    {
+    if !shared.waiters.add(conn) {
         stats::inc(Counter::NoMemory);
         return Answer::Refused(503);
     }
-    shared.waiting = shared.waiting.saturating_add(1);
     drop(shared);
     pool.kick();
     Answer::Queued
 }
 
-/// Notes that `conn` waits no more. Those that wait longest give up first, so it is found soon.
+/// Notes that `conn` waits no more.
 pub(crate) fn cancel(pool: &ARef<Pool>, conn: &Conn) {
-    let mut shared = pool.shared.lock();
-    let first = shared.first_waiter;
-    let waiters = shared.waiters.as_mut_slice().get_mut(first..);
-    let place = waiters.unwrap_or(&mut []).iter_mut().find(|place| {
-        place
-            .as_ref()
-            .is_some_and(|waiter| core::ptr::eq(&raw const **waiter, conn))
-    });
-    let waiter = place.and_then(Option::take);
-    if waiter.is_some() {
-        shared.waiting = shared.waiting.saturating_sub(1);
-        shared.drop_cancelled();
-    }
-    drop(shared);
+    let waiter = pool.shared.lock().waiters.cancel(conn);
     drop(waiter);
 }
 
-/// Takes a connection that became ready: for who waits longest, or as an idle one.
-fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>) {
+/// Takes a connection that became ready: for who waits longest, or as an idle one. One that is not `used` has not
+/// served a request.
+fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>, used: bool) {
     let mut conn = conn;
     loop {
         let mut shared = pool.shared.lock();
         if shared.stopped {
             break;
         }
-        let Some(waiter) = shared.next_waiter() else {
-            if shared.idle.len() >= shared.target as usize
-                || shared
-                    .idle
-                    .push(conn.clone(), GFP_ATOMIC | __GFP_NOWARN)
-                    .is_err()
-            {
+        let Some(waiter) = shared.waiters.next() else {
+            if !shared.add_idle(&conn, used) {
                 break;
+            }
+            if !shared.timed && shared.idle.len() > shared.size.connections {
+                let wait = shared.backoff_left();
+                shared.set_timer(pool, wait);
             }
             drop(shared);
             // It may have closed before it was on the list, and then nobody else takes it off.
@@ -570,7 +547,7 @@ pub(crate) fn connected(pool: &ARef<Pool>, conn: &Conn) {
     shared.backoff = 0;
     shared.not_before = None;
     drop(shared);
-    hand_out(pool, conn.into());
+    hand_out(pool, conn.into(), false);
     // One attempt was made while the server counted as down; now the rest.
     pool.kick();
 }
@@ -587,15 +564,13 @@ pub(crate) fn connect_failed(pool: &ARef<Pool>, answer: Events) {
 
 /// Backs off, and refuses those who wait if there is no connection to wait for.
 fn failed(pool: &ARef<Pool>, mut shared: crate::net::lock::BhGuard<'_, Shared>, answer: Events) {
-    let wait = shared.back_off();
+    shared.back_off();
     let mut refused = KVec::new();
     if shared.is_down() {
-        refused = shared.take_waiters();
+        refused = shared.waiters.take_all();
     }
-    if !shared.stopped {
-        // Under the lock, so that who stops the pool finds the timer.
-        pool.kick_after(wait);
-    }
+    let wait = shared.backoff_left();
+    shared.set_timer(pool, wait);
     drop(shared);
     for waiter in refused.iter().flatten() {
         waiter.post(answer);
@@ -610,7 +585,7 @@ pub(crate) fn request_failed(pool: &ARef<Pool>) {
     pool.failing.store(true, Relaxed);
     let mut refused = KVec::new();
     if shared.record.failed() {
-        refused = shared.take_waiters();
+        refused = shared.waiters.take_all();
     }
     drop(shared);
     for waiter in refused.iter().flatten() {
@@ -638,9 +613,7 @@ pub(crate) fn closed(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
 
 /// Changes how many connections are kept, and how many there may be.
 pub(crate) fn resize(pool: &ARef<Pool>, size: Size) {
-    let mut shared = pool.shared.lock();
-    (shared.target, shared.most) = (size.connections, size.most);
-    drop(shared);
+    pool.shared.lock().size = size;
     pool.kick();
 }
 
@@ -648,12 +621,12 @@ pub(crate) fn resize(pool: &ARef<Pool>, size: Size) {
 pub(crate) fn stop(pool: &ARef<Pool>) {
     let mut shared = pool.shared.lock();
     shared.stopped = true;
-    let idle = mem::take(&mut shared.idle);
-    shared.owned = shared.owned.saturating_sub(idle.len() as u32);
-    let waiters = shared.take_waiters();
+    shared.owned = shared.owned.saturating_sub(shared.idle.len());
+    let idle = shared.idle.take_all();
+    let waiters = shared.waiters.take_all();
     drop(shared);
     pool.cancel();
-    for conn in &idle {
+    for conn in idle {
         conn.post(GONE);
     }
     for waiter in waiters.iter().flatten() {
@@ -666,13 +639,12 @@ impl Run for Server {
     fn run(pool: &ARef<Pool>) {
         for _ in 0..CONNECTS_PER_RUN {
             let mut shared = pool.shared.lock();
-            if shared.idle.len() > shared.target as usize {
-                let surplus = shared.idle.pop();
+            let keep = shared.keep();
+            if let Some(surplus) = shared.idle.take_surplus(&keep) {
                 shared.owned = shared.owned.saturating_sub(1);
                 drop(shared);
-                if let Some(conn) = surplus {
-                    conn.post(GONE);
-                }
+                stats::inc(Counter::IdleSurplus);
+                surplus.post(GONE);
                 continue;
             }
             let wanted = shared.wanted();
@@ -685,11 +657,7 @@ impl Run for Server {
                 _ => shared.take_turn(wanted),
             };
             if wanted == 0 || wait > 0 {
-                if wait > 0 {
-                    pool.kick_after(wait);
-                }
-                drop(shared);
-                return;
+                return shared.set_timer(pool, wait);
             }
             shared.connecting = shared.connecting.saturating_add(1);
             shared.owned = shared.owned.saturating_add(1);
@@ -702,61 +670,9 @@ impl Run for Server {
                 connect_failed(pool, REFUSED_502);
             }
         }
+        let mut shared = pool.shared.lock();
+        shared.timed = true;
         pool.kick_after(PACE_MS);
-    }
-}
-
-/// The right to use one server connection, alone. Dropping it closes the connection.
-pub(crate) struct Checkout {
-    conn: Option<ARef<Conn>>,
-    pool: ARef<Pool>,
-}
-
-impl Checkout {
-    fn new(conn: ARef<Conn>, pool: ARef<Pool>) -> Checkout {
-        Checkout {
-            conn: Some(conn),
-            pool,
-        }
-    }
-
-    /// Returns the connection.
-    pub(crate) fn conn(&self) -> Option<&ARef<Conn>> {
-        self.conn.as_ref()
-    }
-
-    /// Returns the pool.
-    pub(crate) fn pool(&self) -> &ARef<Pool> {
-        &self.pool
-    }
-
-    /// Gives the connection back, ready for another request.
-    pub(crate) fn put_back(mut self) {
-        if let Some(conn) = self.conn.take() {
-            hand_out(&self.pool, conn);
-        }
-    }
-
-    /// Keeps the connection for a tunnel: the pool makes another.
-    pub(crate) fn into_tunnel(mut self) -> Option<ARef<Conn>> {
-        self.pool.forget();
-        self.pool.kick();
-        self.conn.take()
-    }
-
-    /// Returns the connection without a change to the pool.
-    fn take(mut self) -> Option<ARef<Conn>> {
-        self.conn.take()
-    }
-}
-
-impl Drop for Checkout {
-    fn drop(&mut self) {
-        if let Some(conn) = self.conn.take() {
-            self.pool.forget();
-            self.pool.kick();
-            conn.post(GONE);
-        }
     }
 }
 

@@ -478,7 +478,7 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     if events & GRANTED != 0 {
         // Asked for by a request before the one that made the tunnel.
         if let Some(Mail::Checkout(checkout)) = io.take_mail() {
-            checkout.put_back();
+            checkout.put_back_unused();
         }
     }
     if events & (ABORTED | GONE) != 0 {

@@ -64,6 +64,7 @@ use crate::{
             self,
             Counter, //
         },
+        sysctl,
         Events,
         Hooks,
         Moment,
@@ -107,6 +108,8 @@ pub(crate) struct Upstream {
     pool: ARef<Pool>,
     job: Option<KBox<Job>>,
     connecting: bool,
+    /// It has served its last exchange: the server is to close it.
+    last: bool,
     /// It has served an exchange.
     used: bool,
     since: Moment,
@@ -259,6 +262,7 @@ impl Upstream {
             pool,
             job: None,
             connecting: true,
+            last: false,
             used: false,
             since: Moment::now(),
         }
@@ -311,6 +315,12 @@ impl Upstream {
 
     /// An idle connection: whatever comes ends it.
     fn advance_idle(&mut self, io: &mut Io<'_>) {
+        if self.last {
+            if io.unread() > 0 || io.fin_received() {
+                io.release();
+            }
+            return;
+        }
         if io.unread() > 0 {
             stats::inc(Counter::BadResponses);
             io.reset();
@@ -334,6 +344,7 @@ impl Upstream {
         };
         // Bytes behind the response belong to nothing.
         let reuse = job.may_reuse && io.unread() == 0 && !io.eof();
+        let whole = job.is_whole(io);
         let close = if job.close_after { CLOSE_AFTER } else { 0 };
         job.verdict = 0;
         job.end(By::Nobody, Why::Done);
@@ -344,10 +355,20 @@ impl Upstream {
             // The last thing: who gets the connection may assign the next job at once.
             job.client.push(ENDED | close);
         } else {
-            io.release();
+            self.close_last(io, whole);
             job.client.push(ENDED_LAST | close);
         }
         SPARES.empty(job);
+    }
+
+    /// Closes the connection behind its last response. A server that was sent the whole request is going to close it, and
+    /// gets the time for that: who closes first has the TIME_WAIT.
+    fn close_last(&mut self, io: &mut Io<'_>, whole: bool) {
+        if !whole || io.unread() > 0 || io.fin_received() {
+            return io.release();
+        }
+        self.last = true;
+        io.set_deadline(sysctl::linger_timeout());
     }
 
     /// The server closed the connection instead of answering.
@@ -408,7 +429,12 @@ impl Upstream {
             io.reset();
             return;
         }
-        let Some(job) = &mut self.job else { return };
+        let Some(job) = &mut self.job else {
+            if self.last {
+                io.discard();
+            }
+            return;
+        };
         let timeout = job.timeout();
         let (now, due) = (Moment::now(), io.activity().after_ms(timeout));
         if now.is_before(due) {
@@ -596,7 +622,9 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
                 job.started = false;
                 io.reset();
             }
-            None => io.release(),
+            // The server closes it.
+            None if upstream.last => {}
+            None => io.discard(),
         }
         return;
     }

@@ -92,16 +92,18 @@ class Listener:
     """A listener with one route and its servers, configured on entry and removed on exit.
 
     `servers` are addresses ("127.0.0.1:9000") or peers with an `address`; `connections` is the number of
-    persistent connections to each. Waits for every server's first connection unless `wait` is False.
+    connections to each that are kept ready; those beyond are kept for `idle_ms`, which is short, so that a pool is
+    soon what it was. None for either is the module's default. Waits for every server's connections unless `wait` is
+    False.
     """
 
     _count = 0
 
-    def __init__(self, *servers, connections=2, host="127.0.0.1", wait=True, enable=True):
+    def __init__(self, *servers, connections=2, idle_ms=100, host="127.0.0.1", wait=True, enable=True):
         Listener._count += 1
         self.name = f"l{Listener._count}"
         self.servers = [getattr(server, "address", server) for server in servers]
-        self.connections = connections
+        self.connections, self.idle_ms = connections, idle_ms
         self.host, self.port = host, wire.free_port()
         self.wait, self.enabled = wait, enable
 
@@ -129,7 +131,10 @@ class Listener:
             os.makedirs(f"{self.directory}/{ROUTE}")
             for index, server in enumerate(self.servers):
                 os.mkdir(self.server_directory(index))
-                write(f"{self.server_directory(index)}/connections", self.connections)
+                if self.connections is not None:
+                    write(f"{self.server_directory(index)}/connections", self.connections)
+                if self.idle_ms is not None:
+                    write(f"{self.server_directory(index)}/idle_ms", self.idle_ms)
                 write(f"{self.server_directory(index)}/address", server)
             write(f"{self.directory}/address", self.address)
             if self.enabled:
@@ -155,7 +160,7 @@ class Listener:
         """Waits until each server has its persistent connections."""
         for index in range(len(self.servers)):
             ktap.until(
-                lambda index=index: self.server_stats(index)["connected"] >= self.connections,
+                lambda index=index: self.server_stats(index)["connected"] >= (self.connections or 0),
                 limit,
                 f"{self.connections} connections to server {index}",
             )
@@ -177,7 +182,7 @@ class Listener:
         zero = {"connections": 0, "tunnels_open": 0}
         found = {name: value for name, value in self.stats().items() if zero.get(name, value) != value}
         zero = {"busy": 0, "connecting": 0, "waiting": 0, "tunnels_open": 0, "failures": 0}
-        zero |= {"idle": self.connections, "connected": self.connections}
+        zero |= {"idle": self.connections or 0, "connected": self.connections or 0}
         for index in range(len(self.servers)):
             for name, value in self.server_stats(index).items():
                 if zero.get(name, value) != value:

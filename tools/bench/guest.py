@@ -170,7 +170,9 @@ class Squall:
         self.directories = [f"{CONFIG}/bench/all/app{number}" for number in range(len(servers))]
         for directory, address in zip(self.directories, servers):
             os.makedirs(directory)
+            # As many as nginx and HAProxy are told to keep.
             write(f"{directory}/connections", 64)
+            write(f"{directory}/idle_max", 64)
             write(f"{directory}/address", address)
         write(f"{CONFIG}/bench/address", proxy)
         write(f"{CONFIG}/bench/enable", 1)

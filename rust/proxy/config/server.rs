@@ -55,9 +55,14 @@ use kernel::{
 
 /// How many connections a server has if nobody says otherwise.
 const SIZE: Size = Size {
-    connections: 4,
+    connections: 0,
     most: 1024,
+    idle_most: 256,
+    idle_ms: 60_000,
 };
+
+/// Largest value of `idle_ms`.
+const IDLE_MS_MAX: u32 = 86_400_000;
 
 /// Largest value of `slow_start_ms`.
 const SLOW_START_MAX: u32 = 86_400_000;
@@ -107,6 +112,8 @@ impl ServerDir {
                 enable: 20,
                 fails_max: 6,
                 slow_start_ms: 7,
+                idle_max: 8,
+                idle_ms: 9,
                 health_path: 10,
                 health_host: 11,
                 health_status: 12,
@@ -479,6 +486,54 @@ impl AttributeOperations<7> for ServerDir {
         if let Some(pool) = &state.pool {
             pool.set_slow_start(slow_start);
         }
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<8> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let value = dir.state.lock().size.idle_most;
+        show(page, |text| writeln!(text, "{}", value))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let value = number(page, CONNECTIONS_MAX).ok_or_else(|| {
+            dir.refuse(
+                "idle_max",
+                page,
+                format_args!("not a number from 0 to {CONNECTIONS_MAX}"),
+            )
+        })?;
+        let mut state = dir.state.lock();
+        state.size.idle_most = value;
+        state.resize();
+        Ok(())
+    }
+}
+
+#[vtable]
+impl AttributeOperations<9> for ServerDir {
+    type Data = ServerDir;
+
+    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+        let value = dir.state.lock().size.idle_ms;
+        show(page, |text| writeln!(text, "{}", value))
+    }
+
+    fn store(dir: &ServerDir, page: &[u8]) -> Result {
+        let value = number(page, IDLE_MS_MAX).ok_or_else(|| {
+            dir.refuse(
+                "idle_ms",
+                page,
+                format_args!("not a number from 0 to {IDLE_MS_MAX}"),
+            )
+        })?;
+        let mut state = dir.state.lock();
+        state.size.idle_ms = value;
+        state.resize();
         Ok(())
     }
 }
