@@ -3,12 +3,13 @@
 """Servers that are down, refuse, vanish, die and restart: what clients see, and recovery without a touch."""
 
 import contextlib
+import random
 import select
 import socket
 import threading
 import time
 
-from lib import ktap, netns, rt, session, squall, sniff, wire, ws
+from lib import ktap, netns, rt, session, squall, sniff, trace, wire, ws
 from lib.ktap import case, check, equal, until
 
 FAILED = (502, 503, 504)
@@ -174,6 +175,47 @@ def idle_closed():
             until(lambda: server.accepted >= before + 4, 10, "four new connections")
             web.wait_ready()
             equal(get(web), (200, b"/"), "response")
+
+
+@case("a request that meets the server's close of an idle connection is sent again: no 502", limit=60)
+def meets_close():
+    pairs, trouble, counts = 4, [], [0]
+    chance = random.Random(1)
+
+    def serve(peer, _number):
+        peer.read_head()
+        peer.send(wire.response(b"once"))
+        # Just when the next request may come.
+        time.sleep(chance.uniform(0, 0.002))
+
+    def ask_again(web, end):
+        try:
+            with web.connect() as client:
+                while time.monotonic() < end:
+                    client.send(wire.request())
+                    equal(client.read_response()[0].status, 200, "status")
+                    counts[0] += 1
+                    time.sleep(chance.uniform(0, 0.002))
+        except Exception as error:  # told to the case's own thread
+            trouble.append(error)
+
+    before = squall.module_stats()["retried"]
+    # The probe makes the moment longer in which a request may still be delivered to a connection that is about to end.
+    with trace.Trace(slow="squall_sk_unread"), contextlib.ExitStack() as stack:
+        end = time.monotonic() + ktap.seconds(8)
+        webs = []
+        for _ in range(pairs):
+            server = stack.enter_context(wire.RawServer(serve))
+            webs.append(stack.enter_context(squall.Listener(server, connections=0, idle_ms=None)))
+        threads = [threading.Thread(target=ask_again, args=(web, end), daemon=True) for web in webs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    retried = squall.module_stats()["retried"] - before
+    ktap.note(f"{counts[0]} requests, {retried} sent again")
+    check(not trouble, lambda: repr(trouble[0]))
+    check(retried > 0, "no request met a close")
 
 
 @case("with one of two servers down every request is served by the other", limit=60)

@@ -139,6 +139,17 @@ impl<S: Session> Io<'_, S> {
         self.conn.inbox.lock().mail.take()
     }
 
+    /// Takes nothing from others any more. Returns mail that nobody has looked at; what was queued with it is not sent.
+    pub(crate) fn shut_inbox(&mut self) -> Option<S::Mail> {
+        let mut inbox = self.conn.inbox.lock();
+        inbox.queue.close();
+        let mail = inbox.mail.take();
+        if mail.is_some() {
+            inbox.queue.clear();
+        }
+        mail
+    }
+
     /// Sends a FIN behind what is queued; reading goes on.
     pub(crate) fn finish(&mut self) {
         if self.control.fin == Fin::Open {

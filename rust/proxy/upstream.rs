@@ -321,13 +321,19 @@ impl Upstream {
             }
             return;
         }
+        if io.unread() == 0 && !io.fin_received() {
+            return;
+        }
+        // A job may have come just now. From here on none does, and that one was not begun.
+        if let Some(Mail::Job(mut job)) = io.shut_inbox() {
+            job.verdict = STALE;
+            job.end(By::Server, Why::Fin);
+        }
         if io.unread() > 0 {
             stats::inc(Counter::BadResponses);
             io.reset();
-        } else if io.eof() {
-            io.release();
         } else {
-            return;
+            io.release();
         }
         self.closed_idle(io);
     }
