@@ -289,7 +289,9 @@ u32 squall_sk_unread(struct sock *sk);
 bool squall_sk_fin_received(const struct sock *sk);
 const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len);
 u32 squall_sk_copy(struct sock *sk, u32 offset, void *to, u32 len);
-int squall_prime(int family);
+void squall_save_callbacks(const struct sock *sk);
+int squall_prime(void);
+bool squall_v6_primed(void);
 struct net *squall_init_net(void);
 
 /* Pages and fragments. */

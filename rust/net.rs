@@ -166,11 +166,10 @@ impl<S: Session> Runtime<S> {
     pub(crate) fn start(clients_max: u32) -> Result<Self> {
         // SAFETY: Process context, once.
         unsafe {
-            to_result(bindings::squall_prime(2)).inspect_err(|err| {
-                pr_err!("no connection to 127.0.0.1: {}\n", err.to_errno());
+            to_result(bindings::squall_prime()).inspect_err(|&err| match err {
+                ETIMEDOUT => pr_err!("the kernel's workers did not patch connect() in time\n"),
+                _ => pr_err!("no connection to 127.0.0.1: {}\n", err.to_errno()),
             })?;
-            // IPv6 may be disabled; then connecting to a server of it fails.
-            let _ = bindings::squall_prime(10);
             clients::start(clients_max)?;
             memory::start::<S>().inspect_err(|_| clients::stop())?;
             Conn::<S>::create_cache().inspect_err(|_| {

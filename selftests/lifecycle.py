@@ -23,9 +23,13 @@ WRONG = [
         "::1:80", "[::1]", "[::g]:80", "localhost:80", "127.0.0.1:80 x", "1.2.3:80", "a" * 300)),
     *(("enable", value) for value in ("", "2", "-1", "yes please", "01x")),
     *((name, value) for name in ("forwarded", "via") for value in ("", "2", "-1", "yes please")),
-    *(("all/s0/address", value) for value in ("", "nowhere", "127.0.0.1:0", "[::1]:99999")),
+    *(("all/s0/address", value) for value in (
+        "", "nowhere", "127.0.0.1:0", "[::1]:99999", "0.0.0.0:80", "[::]:80", "[::ffff:0.0.0.0]:80", "224.0.0.1:80",
+        "255.255.255.255:80", "[ff02::1]:80", "[fe80::1]:80")),
     *(("all/s0/connections", value) for value in ("", "-1", "many", "4294967296", "0x", "1 2", "4097")),
     *(("all/s0/connections_max", value) for value in ("", "0", "-1", "65537", "1 2")),
+    *(("all/s0/idle_max", value) for value in ("", "-1", "4097")),
+    *(("all/s0/idle_ms", value) for value in ("", "-1", "86400001", "1 s")),
     *(("all/s0/weight", value) for value in ("", "-1", "257", "half")),
     *(("all/s0/backup", value) for value in ("", "2", "yes")),
     *(("all/s0/fails_max", value) for value in ("", "-1", "1000001", "few")),
@@ -64,6 +68,8 @@ def read_back():
     with squall.Listener("127.0.0.1:9", enable=False) as web:
         for name, value in (("address", "0.0.0.0:8080"), ("address", "[::]:8080"), ("address", "[fd00::1]:1"),
                             ("all/s0/address", "10.0.0.2:9000"), ("all/s0/connections", "16"), ("all/s0/connections_max", "65536"),
+                            ("all/s0/idle_max", "0"), ("all/s0/idle_max", "4096"), ("all/s0/idle_ms", "0"), ("all/s0/idle_ms", "86400000"),
+                            ("all/s0/address", "[::ffff:10.0.0.2]:80"), ("all/s0/address", "[2001:db8::2]:80"),
                             ("all/s0/weight", "256"), ("all/s0/backup", "1"), ("all/s0/fails_max", "1000000"),
                             ("all/s0/slow_start_ms", "86400000"), ("all/s0/health_host", "a.example:80"),
                             ("all/s0/health_status", "200-399"), ("all/s0/health_fall", "1"),

@@ -135,16 +135,6 @@ def back_alone():
             check(server.accepted >= 2, f"accepted {server.accepted}: it was not tried")
 
 
-def time_waits(port):
-    """Connections to this port that are in TIME_WAIT at the end that made them."""
-    found = 0
-    for family in ("tcp", "tcp6"):
-        with open(f"/proc/net/{family}", encoding="ascii") as file:
-            rows = [line.split() for line in file.readlines()[1:]]
-        found += sum(row[3] == "06" and int(row[2].split(":")[1], 16) == port for row in rows)
-    return found
-
-
 def looped(web, clients, seconds):
     """Clients that ask one after the other for so long, each on a connection of its own; returns how many requests that were."""
     end, counts = time.monotonic() + seconds, []
@@ -184,7 +174,7 @@ def kept():
         check(ended >= stats["connected"] - 4, f"idle_surplus counts {ended}")
         time.sleep(0.3)
         equal(web.server_stats()["connected"], 4, "connections that are kept for any time")
-        equal(time_waits(server.port), 0, "ports in TIME_WAIT")
+        equal(wire.time_waits(server.port), 0, "ports in TIME_WAIT")
 
 
 @case("idle_max bounds how many are kept, and idle_ms 0 keeps none")
@@ -212,7 +202,7 @@ def idle_max():
                 until(lambda: web.server_stats()["connected"] == left, 5, f"{left} connections with {name} {value}")
                 time.sleep(0.3)
                 equal(web.server_stats()["connected"], left, f"connections with {name} {value}")
-            equal(time_waits(server.port), 0, "ports in TIME_WAIT")
+            equal(wire.time_waits(server.port), 0, "ports in TIME_WAIT")
 
 
 @case("a server that closes behind each response closes first: the ports of the connections are free again")
@@ -225,7 +215,7 @@ def server_closes():
     with wire.RawServer(serve) as server, squall.Listener(server, connections=0) as web:
         for _ in range(20):
             equal(ask(web), (200, b"last"), "answer")
-        equal(time_waits(server.port), 0, "ports in TIME_WAIT")
+        equal(wire.time_waits(server.port), 0, "ports in TIME_WAIT")
 
 
 @case("a server that says that it closes and does not is closed after linger_timeout_ms, without a TIME_WAIT")
@@ -240,7 +230,7 @@ def server_stays():
     with squall.sysctl(linger_timeout_ms=200), wire.RawServer(serve) as server, squall.Listener(server, connections=0) as web:
         equal(ask(web), (200, b"last"), "answer")
         until(lambda: ends == [True], 5, "the connection is reset")
-        equal(time_waits(server.port), 0, "ports in TIME_WAIT")
+        equal(wire.time_waits(server.port), 0, "ports in TIME_WAIT")
 
 
 session.main()

@@ -371,6 +371,35 @@ def few_ports():
                 sock.close()
 
 
+@case("a port in TIME_WAIT is used again where connect() of a process would, and not where it would not", limit=60)
+def time_wait():
+    folder = "/proc/sys/net/ipv4"
+    old = {name: squall.read(f"{folder}/{name}") for name in ("ip_local_port_range", "tcp_tw_reuse")}
+    count = 4
+    for host, first in (("127.0.0.1", 31300), ("::1", 31400), ("::ffff:127.0.0.1", 31500)):
+        name = f"[{host}]" if ":" in host else host
+        with wire.RawServer(lambda peer, _number: peer.read_rest(), host=host.removeprefix("::ffff:")) as server:
+            address = f"{name}:{server.port}"
+            try:
+                squall.write(f"{folder}/ip_local_port_range", f"{first} {first + count - 1}")
+                for _ in range(count):
+                    with socket.create_connection((host.removeprefix("::ffff:"), server.port)) as sock:
+                        sock.send(b"so that there are timestamps to compare")
+                until(lambda: wire.time_waits(server.port) == count, 10, f"{count} ports in TIME_WAIT")
+                # As long as connect() waits: net.ipv4.tcp_tw_reuse_delay.
+                time.sleep(1.2)
+                squall.write(f"{folder}/tcp_tw_reuse", 0)
+                with squall.sysctl(backoff_max_ms=100), squall.Listener(address, connections=count, wait=False) as web:
+                    until(lambda: web.server_stats()["connect_failed"] >= 3, 10, "attempts without a port")
+                    equal(web.server_stats()["connected"], 0, f"connections to {address} without tcp_tw_reuse")
+                    squall.write(f"{folder}/tcp_tw_reuse", 2)
+                    until(lambda: web.server_stats()["connected"] == count, 5, f"{count} connections to {address}")
+                equal(wire.time_waits(server.port), 0, "ports in TIME_WAIT afterwards")
+            finally:
+                for name, value in old.items():
+                    squall.write(f"{folder}/{name}", value)
+
+
 @case("an attempt looks at a bounded number of local ports: of 40000 with one free it gives up")
 def bounded_search():
     folder = "/proc/sys/net/ipv4"
@@ -386,7 +415,7 @@ def bounded_search():
                 until(lambda: all(web.server_stats(n)["connects"] for n in range(count)), 5, "one attempt to each")
                 squall.settle()
                 failed = sum(web.server_stats(n)["connect_failed"] for n in range(count))
-                # One in 80 attempts comes upon the port; that all do is no accident.
+                # One in 40 attempts comes upon the port; that all do is no accident.
                 check(failed > 0, "every attempt found the one port that is free")
         finally:
             for name, value in old.items():

@@ -304,6 +304,9 @@ def delivered(stage, vector, client, server, final):
         same(client.data, out, "what the client received")
         equal(client.ended, "fin", "how the client's connection ended")
     if not reuse:
+        if vector.numbers("rest") == [0]:
+            # It has said that it closes, and is given the time for it.
+            server.finish_sending()
         stage.until(lambda: server.ended, "the server's connection ended")
 
 

@@ -12,6 +12,7 @@ use core::{
     net::{
         self,
         IpAddr,
+        Ipv4Addr,
         Ipv6Addr, //
     },
     ptr::NonNull, //
@@ -74,6 +75,19 @@ impl SocketAddr {
     /// Returns the address for printing.
     pub(crate) fn get(&self) -> net::SocketAddr {
         self.addr
+    }
+
+    /// Says whether a connection can lead to the address. The one of no host (`0.0.0.0`, `[::]`) means to the kernel's
+    /// connect this host, those of many hosts are for datagrams, and one that counts on one link only does not say which.
+    pub(crate) fn is_reachable(&self) -> bool {
+        match self.addr.ip().to_canonical() {
+            IpAddr::V4(ip) => {
+                !ip.is_unspecified() && !ip.is_multicast() && ip != Ipv4Addr::BROADCAST
+            }
+            IpAddr::V6(ip) => {
+                !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local()
+            }
+        }
     }
 
     pub(super) fn family(&self) -> i32 {

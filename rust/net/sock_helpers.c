@@ -12,9 +12,11 @@
 #include <net/inet_common.h>
 #include <net/inet_connection_sock.h>
 #include <net/inet_hashtables.h>
+#include <net/inet6_hashtables.h>
 #include <net/ip.h>
 #include <net/ipv6.h>
 #include <net/request_sock.h>
+#include <net/route.h>
 #include <net/sock.h>
 #include <net/tcp.h>
 #include <net/transp_v6.h>
@@ -33,7 +35,7 @@
 
 /*
  * The callbacks of a TCP socket that nobody hooked, taken from squall_prime()'s
- * socket: a listener's children carry the listener's hook from birth, so what
+ * sockets: a listener's children carry the listener's hook from birth, so what
  * is found on them is not what to give back.
  */
 static struct {
@@ -43,8 +45,14 @@ static struct {
 	void (*error_report)(struct sock *sk);
 } saved;
 
-/* squall_prime() went as far as it has to in IPv6, which may be disabled. */
-static bool v6_primed;
+/* Init of the module: @sk is nobody else's. */
+void squall_save_callbacks(const struct sock *sk)
+{
+	saved.data_ready = sk->sk_data_ready;
+	saved.write_space = sk->sk_write_space;
+	saved.state_change = sk->sk_state_change;
+	saved.error_report = sk->sk_error_report;
+}
 
 /* Softirq, without the lock. */
 void squall_bh_lock_sock(struct sock *sk)
@@ -299,17 +307,98 @@ void squall_sk_release(struct sock *sk)
 	sk_stream_kill_queues(sk);
 }
 
-/* Says whether nothing goes from @port of ours to the destination in @addr. */
-static bool port_is_free(struct net *net, u16 port, const void *addr)
+/* Where a connection is to lead, and where from as soon as that matters. */
+struct destination {
+	union {
+		struct sockaddr sa;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+	};
+	union {
+		__be32 v4;
+		struct in6_addr v6;
+	} from;
+	/* The address in IPv4, also if it is written as one of IPv6. */
+	__be32 v4;
+	bool is_v4;
+	bool routed;
+};
+
+/* Finds the address from which connect() will connect. */
+static bool find_source(struct sock *sk, struct destination *to)
 {
+	struct dst_entry *dst;
+
+	if (to->is_v4) {
+		struct flowi4 fl4;
+		struct rtable *rt;
+
+		rt = ip_route_connect(&fl4, to->v4, 0, 0, IPPROTO_TCP, 0,
+				      to->in.sin_port, sk);
+		if (IS_ERR(rt))
+			return false;
+		to->from.v4 = fl4.saddr;
+		dst = &rt->dst;
+	} else {
+		struct flowi6 fl6 = {
+			.flowi6_proto = IPPROTO_TCP,
+			.daddr = to->in6.sin6_addr,
+			.fl6_dport = to->in6.sin6_port,
+			.flowi6_uid = sk_uid(sk),
+		};
+
+		dst = ip6_dst_lookup_flow(sock_net(sk), sk, &fl6, NULL);
+		if (IS_ERR(dst))
+			return false;
+		to->from.v6 = fl6.saddr;
+	}
+	dst_release(dst);
+	to->routed = true;
+	return true;
+}
+
+/*
+ * Says whether connect() may take the port of a connection in TIME_WAIT.  What
+ * tcp_twsk_unique() asks, which is not exported, and has the last word.
+ */
+static bool may_reuse(const struct sock *sk)
+{
+	const struct inet_timewait_sock *tw = inet_twsk(sk);
+	const struct tcp_timewait_sock *tcptw = tcp_twsk(sk);
+	struct net *net = sock_net(sk);
+	int reuse = READ_ONCE(net->ipv4.sysctl_tcp_tw_reuse);
+	u32 after = READ_ONCE(tw->tw_entry_stamp) +
+		    READ_ONCE(net->ipv4.sysctl_tcp_tw_reuse_delay);
+
+	if (!reuse || READ_ONCE(tw->tw_substate) == TCP_FIN_WAIT2 ||
+	    !READ_ONCE(tcptw->tw_ts_recent_stamp) ||
+	    !time_after32(tcp_clock_ms(), after))
+		return false;
+	if (reuse != 2 || tw->tw_bound_dev_if == LOOPBACK_IFINDEX)
+		return true;
+	if (tw->tw_family == AF_INET6)
+		return ipv6_addr_loopback(&tw->tw_v6_daddr) ||
+		       ipv6_addr_v4mapped_loopback(&tw->tw_v6_daddr) ||
+		       ipv6_addr_loopback(&tw->tw_v6_rcv_saddr) ||
+		       ipv6_addr_v4mapped_loopback(&tw->tw_v6_rcv_saddr);
+	return ipv4_is_loopback(tw->tw_daddr) ||
+	       ipv4_is_loopback(tw->tw_rcv_saddr);
+}
+
+/*
+ * Says whether connect() will take @port, by its own rules and in its order:
+ * see __inet_hash_connect().  Who owns the port is not walked through, which
+ * may be very many: a port that bind() has taken is left alone, and for one
+ * of connections the table of these is asked for the one that there would be.
+ */
+static bool port_is_free(struct sock *sk, u16 port, struct destination *to)
+{
+	struct net *net = sock_net(sk);
 	struct inet_hashinfo *hinfo = net->ipv4.tcp_death_row.hashinfo;
-	const struct sockaddr_in6 *in6 = addr;
-	const struct sockaddr_in *in = addr;
 	struct inet_bind_hashbucket *head;
-	struct inet_bind2_bucket *tb2;
+	bool used = false, bound = false;
 	struct inet_bind_bucket *tb;
-	bool is_free = true;
-	struct sock *sk;
+	struct sock *other;
 
 	if (inet_is_local_reserved_port(net, port))
 		return false;
@@ -319,54 +408,71 @@ static bool port_is_free(struct net *net, u16 port, const void *addr)
 		if (tb->port != port || tb->l3mdev ||
 		    !net_eq(ib_net(tb), net))
 			continue;
-		/* connect() leaves alone what bind() has taken. */
-		is_free = tb->fastreuse < 0 && tb->fastreuseport < 0;
-		hlist_for_each_entry(tb2, &tb->bhash2, bhash_node) {
-			sk_for_each_bound(sk, &tb2->owners) {
-				if (in->sin_family == AF_INET ?
-				    sk->sk_dport == in->sin_port &&
-				    sk->sk_daddr == in->sin_addr.s_addr :
-				    sk->sk_dport == in6->sin6_port &&
-				    ipv6_addr_equal(&sk->sk_v6_daddr,
-						    &in6->sin6_addr))
-					is_free = false;
-			}
-		}
+		used = true;
+		bound = tb->fastreuse >= 0 || tb->fastreuseport >= 0;
 		break;
 	}
 	spin_unlock_bh(&head->lock);
-	return is_free;
+	if (!used || bound)
+		return !bound;
+
+	/* Without a route connect() says why. */
+	if (!to->routed && !find_source(sk, to))
+		return true;
+	if (to->is_v4)
+		other = __inet_lookup_established(net, to->v4, to->in.sin_port,
+						  to->from.v4, port, 0, 0);
+	else
+		other = __inet6_lookup_established(net, &to->in6.sin6_addr,
+						   to->in6.sin6_port,
+						   &to->from.v6, port, 0, 0);
+	if (!other)
+		return true;
+	used = other->sk_state != TCP_TIME_WAIT || !may_reuse(other);
+	sock_gen_put(other);
+	return !used;
 }
 
 /*
  * connect()'s own search for a port walks the whole range when that is used
- * up, and may call cond_resched() on the way.  So it is given one port that was
- * found free, and the search for that one ends after PORT_PROBES.  A port whose
- * last connection to the same server is in TIME_WAIT counts as used.
+ * up, and may call cond_resched() on the way.  So it is given one port that it
+ * will take, and the search for that one ends after PORT_PROBES, each of which
+ * looks into two hash tables.  The next attempt begins somewhere else.
  */
-#define PORT_PROBES 512
+#define PORT_PROBES 1024
 #define PORT_TRIES 4
 
+/* @addr is not written to: connect() may change what it is given. */
 int squall_sk_connect(struct sock *sk, const void *addr, int len)
 {
-	const struct sockaddr_in6 *in6 = addr;
 	struct net *net = sock_net(sk);
 	int low, high, probe, err = -EADDRNOTAVAIL, tries = 0;
+	struct destination to = {};
 	u32 range, port;
 
-	if (in6->sin6_family == AF_INET6 && !v6_primed)
+	if (len < sizeof(to.in) || len > sizeof(to.in6))
+		return -EINVAL;
+	memcpy(&to.in6, addr, len);
+	if (to.sa.sa_family == AF_INET6 && !squall_v6_primed())
 		return -EAFNOSUPPORT;
+	/* Both kinds of addresses have the port in the same place. */
+	static_assert(offsetof(struct sockaddr_in, sin_port) ==
+		      offsetof(struct sockaddr_in6, sin6_port));
+	to.is_v4 = to.sa.sa_family == AF_INET ||
+		   ipv6_addr_v4mapped(&to.in6.sin6_addr);
+	to.v4 = to.sa.sa_family == AF_INET ? to.in.sin_addr.s_addr :
+					     to.in6.sin6_addr.s6_addr32[3];
 	inet_get_local_port_range(net, &low, &high);
 	range = max(high - low + 1, 1);
 	port = get_random_u32_below(range);
 	for (probe = 0; probe < PORT_PROBES && probe < range; probe++) {
 		u16 local = low + (port + probe) % range;
 
-		if (!port_is_free(net, local, addr))
+		if (!port_is_free(sk, local, &to))
 			continue;
 		WRITE_ONCE(inet_sk(sk)->local_port_range,
 			   (u32)local << 16 | local);
-		err = sk->sk_prot->connect(sk, (struct sockaddr_unsized *)addr,
+		err = sk->sk_prot->connect(sk, (struct sockaddr_unsized *)&to.sa,
 					   len);
 		/* Another CPU may have been faster. */
 		if (err != -EADDRNOTAVAIL || ++tries == PORT_TRIES)
@@ -613,46 +719,6 @@ u32 squall_sk_copy(struct sock *sk, u32 offset, void *to, u32 len)
 			break;
 	}
 	return done;
-}
-
-/*
- * Init of the module only: process context, sleeps.  connect() draws its hash secrets under a mutex the
- * first time in each address family: have that over before softirq comes.
- */
-int squall_prime(int family)
-{
-	struct sockaddr_storage addr = { .ss_family = family };
-	struct socket *sock;
-	int err;
-
-	err = sock_create_kern(&init_net, family, SOCK_STREAM, IPPROTO_TCP,
-			       &sock);
-	if (err)
-		return err;
-	saved.data_ready = sock->sk->sk_data_ready;
-	saved.write_space = sock->sk->sk_write_space;
-	saved.state_change = sock->sk->sk_state_change;
-	saved.error_report = sock->sk->sk_error_report;
-	if (family == PF_INET) {
-		struct sockaddr_in *in = (struct sockaddr_in *)&addr;
-
-		in->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-		in->sin_port = htons(9);
-	} else {
-		struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&addr;
-
-		in6->sin6_addr = in6addr_loopback;
-		in6->sin6_port = htons(9);
-	}
-	err = kernel_connect(sock, (struct sockaddr_unsized *)&addr,
-			     sizeof(addr), O_NONBLOCK);
-	sock_release(sock);
-	/* Refused or not, a port was chosen; without a route it was not. */
-	if (err && err != -EINPROGRESS && err != -ECONNREFUSED)
-		return err;
-	if (family == PF_INET6)
-		v6_primed = true;
-	return 0;
 }
 
 /* Any context. */

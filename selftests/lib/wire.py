@@ -388,3 +388,13 @@ def request(target="/", method="GET", fields=(), body=None, host="test"):
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b"")
+
+
+def time_waits(port):
+    """How many connections to this port are in TIME_WAIT at the end that made them."""
+    found = 0
+    for family in ("tcp", "tcp6"):
+        with open(f"/proc/net/{family}", encoding="ascii") as file:
+            rows = [line.split() for line in file.readlines()[1:]]
+        found += sum(row[3] == "06" and int(row[2].split(":")[1], 16) == port for row in rows)
+    return found

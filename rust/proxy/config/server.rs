@@ -255,6 +255,10 @@ impl AttributeOperations<0> for ServerDir {
 
     fn store(dir: &ServerDir, page: &[u8]) -> Result {
         let addr = address(&dir.name, page)?;
+        if !addr.is_reachable() {
+            let why = format_args!("not the address of one host that a connection can lead to");
+            return Err(dir.refuse("address", page, why));
+        }
         let mut state = dir.state.lock();
         let pool = pool::start(addr, state.size, state.tunnels.clone())?;
         pool.set_fails_max(state.fails_max);
