@@ -166,9 +166,8 @@ impl<S: Session> Runtime<S> {
     pub(crate) fn start(clients_max: u32) -> Result<Self> {
         // SAFETY: Process context, once.
         unsafe {
-            to_result(bindings::squall_prime()).inspect_err(|&err| match err {
-                ETIMEDOUT => pr_err!("the kernel's workers did not patch connect() in time\n"),
-                _ => pr_err!("no connection to 127.0.0.1: {}\n", err.to_errno()),
+            to_result(bindings::squall_prime()).inspect_err(|err| {
+                pr_err!("no connection to 127.0.0.1: {}\n", err.to_errno());
             })?;
             clients::start(clients_max)?;
             memory::start::<S>().inspect_err(|_| clients::stop())?;
