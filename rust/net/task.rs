@@ -24,6 +24,10 @@ use kernel::{
             ARef,
             AlwaysRefCounted, //
         },
+        atomic::{
+            ordering::Relaxed,
+            AtomicFlag, //
+        },
         Refcount, //
     },
     types::Opaque, //
@@ -45,6 +49,8 @@ pub(crate) struct Task<T: Run> {
     work: Opaque<bindings::work_struct>,
     timer: Opaque<bindings::timer_list>,
     refs: Refcount,
+    /// It is not to run any more.
+    is_shut: AtomicFlag,
     data: T,
 }
 
@@ -88,6 +94,7 @@ impl<T: Run> Task<T> {
         let task = unsafe {
             pin_init::raw_try_init(addr_of_mut!((*place).data), data)?;
             addr_of_mut!((*place).refs).write(Refcount::new(1));
+            addr_of_mut!((*place).is_shut).write(AtomicFlag::new(false));
             bindings::squall_work_setup(
                 Opaque::cast_into(addr_of_mut!((*place).work)),
                 Some(Self::work_callback),
@@ -113,8 +120,7 @@ impl<T: Run> Task<T> {
         }
     }
 
-    /// Has the task run in `ms` milliseconds instead of when it was asked to before. Any context, but
-    /// not concurrently with [`Self::shutdown`] unless from the task itself.
+    /// Has the task run in `ms` milliseconds instead of when it was asked to before. Any context.
     pub(crate) fn kick_after(&self, ms: u32) {
         let own: ARef<Self> = self.into();
         let when = Moment::now().after_ms(ms);
@@ -122,6 +128,10 @@ impl<T: Run> Task<T> {
         if unsafe { bindings::mod_timer(self.timer.get(), when.jiffies()) } == 0 {
             // INVARIANT: It was not pending and is now.
             mem::forget(own);
+        }
+        // Timers have a lock. If `shutdown()` had it after us, it has found the timer; else the flag is seen here.
+        if self.is_shut.load(Relaxed) {
+            self.cancel();
         }
     }
 
@@ -137,12 +147,14 @@ impl<T: Run> Task<T> {
     /// Has the task not run any more, whatever is asked of it. Process context: waits for a run that is
     /// under way.
     pub(crate) fn shutdown(&self) {
-        // SAFETY: Work and timer are set up, and we may sleep. The work goes first, as it may arm the
-        // timer; that in turn cannot queue it any more.
+        // Not `timer_shutdown_sync()`: it leaves who arms the timer later without a word that it is not armed. Such a one takes
+        // that back; should it fire before, it finds the work disabled.
+        self.is_shut.store(true, Relaxed);
+        // SAFETY: Work and timer are set up, and we may sleep.
         let pending = unsafe {
             [
                 bindings::disable_work_sync(self.work.get()),
-                bindings::timer_shutdown_sync(self.timer.get()) != 0,
+                bindings::timer_delete_sync(self.timer.get()) != 0,
             ]
         };
         for _ in pending.into_iter().filter(|&pending| pending) {
