@@ -18,6 +18,7 @@ mod bucket;
 pub(crate) mod clients;
 mod conn;
 mod crypto;
+mod events;
 mod io;
 mod listener;
 pub(crate) mod lock;
@@ -47,18 +48,19 @@ pub(crate) use self::{
     conn::{
         Accepted,
         Conn,
-        Events,
         Hooks,
-        Session,
-        CONNECTED,
-        RESUME,
-        SESSION, //
+        Session, //
     },
     crypto::{
         log2,
         random,
         sha1_base64,
         Digest, //
+    },
+    events::{
+        Events,
+        CONNECTED,
+        RESUME, //
     },
     io::Io,
     listener::Listener,

@@ -12,7 +12,7 @@
 //! our own calls, so they do nothing but post.
 //!
 //! Lock order: one socket's spinlock, then one inbox (or another [`BhLock`]). A second socket's
-//! spinlock is only ever tried, by [`Conn::push`] and by [`Direct`](super::tx::Direct); where it is not
+//! spinlock is only ever tried, by [`Io::push`] and by [`Direct`](super::tx::Direct); where it is not
 //! free, what one connection wants from another goes into its inbox, and is posted.
 //!
 //! # Life
@@ -29,6 +29,11 @@ use super::{
         SocketAddr, //
     },
     bindings,
+    events::{
+        Events,
+        EV_ABORT,
+        EV_SCHEDULED, //
+    },
     lock::{
         new_bh_lock,
         BhLock, //
@@ -74,33 +79,6 @@ use kernel::{
     },
     types::Opaque, //
 };
-
-/// Events that are posted to a connection: a set of bits. The lower byte is this module's own.
-pub(crate) type Events = u32;
-
-/// There may be something to read.
-pub(super) const EV_RX: Events = 1 << 0;
-/// There may be room to send.
-pub(super) const EV_TX: Events = 1 << 1;
-/// The TCP state or the error changed.
-pub(super) const EV_STATE: Events = 1 << 2;
-/// The timer fired.
-pub(super) const EV_TIMER: Events = 1 << 3;
-/// The module is being unloaded.
-pub(super) const EV_ABORT: Events = 1 << 4;
-/// It is one of those that hold most, while memory is short.
-pub(super) const EV_SHED: Events = 1 << 7;
-/// What is posted to a new connection: bytes and even a FIN may have come before the callbacks.
-pub(super) const ACCEPTED: Events = EV_RX | EV_STATE;
-/// The connection is on a run list.
-pub(super) const EV_SCHEDULED: Events = 1 << 31;
-
-/// A connection that was asked for with [`Conn::connect`] is established.
-pub(crate) const CONNECTED: Events = 1 << 5;
-/// A queue that was full has room again.
-pub(crate) const RESUME: Events = 1 << 6;
-/// First of the bits that sessions may use as they like; the last is `1 << 30`.
-pub(crate) const SESSION: Events = 1 << 8;
 
 /// What an owner of connections keeps with each of them.
 ///
@@ -411,7 +389,7 @@ impl<S: Session> Conn<S> {
 
     /// Takes the next connection from the accept queue of `lsk`.
     ///
-    /// Softirq, no lock held. It is served with `events`: [`ACCEPTED`] or [`EV_ABORT`]. Fails with `ENOMEM`;
+    /// Softirq, no lock held. It is served with `events`: `ACCEPTED` or [`EV_ABORT`]. Fails with `ENOMEM`;
     /// then it is still in the queue. Memory is got first because a socket that was taken and cannot be
     /// kept may be owned by a process just then, and there would be nowhere to keep it until it is not.
     ///
@@ -450,11 +428,11 @@ impl<S: Session> Conn<S> {
             Self::hook(&conn);
             bindings::squall_bh_unlock_sock(sk);
         }
-        conn.push(if refused { EV_ABORT } else { events });
+        conn.serve_now(if refused { EV_ABORT } else { events });
         Ok(if refused { Taken::Refused } else { Taken::Kept })
     }
 
-    /// Starts connecting to `addr`; the session gets [`CONNECTED`] or `closed`.
+    /// Starts connecting to `addr`; the session gets `CONNECTED` or `closed`.
     ///
     /// Softirq, no lock held. The session's deadline is `timeout` milliseconds from now.
     pub(crate) fn connect(
@@ -515,15 +493,15 @@ impl<S: Session> Conn<S> {
 
     /// Says whether one of these events was posted and not been served yet. Any context.
     pub(crate) fn is_posted(&self, events: Events) -> bool {
-        self.events.load(Relaxed) & events != 0
+        Events::from_bits(self.events.load(Relaxed)) & events != 0
     }
 
     /// Sets bits of `events`; returns what was there.
     pub(super) fn raise(&self, events: Events) -> Events {
         let mut old = self.events.load(Relaxed);
         loop {
-            match self.events.cmpxchg(old, old | events, Full) {
-                Ok(old) => return old,
+            match self.events.cmpxchg(old, old | events.bits(), Full) {
+                Ok(old) => return Events::from_bits(old),
                 Err(now) => old = now,
             }
         }
@@ -579,10 +557,10 @@ impl<S: Session> Conn<S> {
             // SAFETY: What is on the list is the field of a connection that is not gone yet, and so
             // is referred to by its socket.
             let conn = unsafe { &*Conn::<S>::of_registry(entry) };
-            conn.post(events);
+            conn.post(Events::from_bits(events));
         }
         // SAFETY: The function takes no lock.
-        unsafe { bindings::squall_registry_each(Some(post::<S>), events) };
+        unsafe { bindings::squall_registry_each(Some(post::<S>), events.bits()) };
     }
 
     /// Has every connection ended, without a FIN. Process context.

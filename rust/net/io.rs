@@ -10,7 +10,10 @@ use super::{
         Control,
         Fin,
         Hooks,
-        Session,
+        Session, //
+    },
+    events::{
+        Events,
         EV_TX,
         RESUME, //
     },
@@ -28,16 +31,29 @@ use super::{
     sysctl,
     time::Moment, //
 };
+
 /// A connection's socket, while its lock is held in softirq and no process owns it.
 pub(crate) struct Io<'a, S: Session> {
     pub(super) conn: &'a Conn<S>,
     pub(super) control: &'a mut Control<S>,
+    /// The hook was called from inside that of another connection, which pushed to this one.
+    pub(super) pushed: bool,
 }
 
 impl<S: Session> Io<'_, S> {
     /// Returns the connection.
     pub(crate) fn conn(&self) -> &Conn<S> {
         self.conn
+    }
+
+    /// Has another connection served with `events`: at once if its lock is free, else soon.
+    ///
+    /// From inside a hook that was called for a push it is soon in any case: pushes go one deep, whatever hooks do.
+    pub(crate) fn push(&self, to: &Conn<S>, events: Events) {
+        match self.pushed {
+            true => to.post(events | EV_TX),
+            false => to.try_serve(events, true),
+        }
     }
 
     /// Gives the connection's events another meaning.

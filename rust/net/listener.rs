@@ -12,7 +12,9 @@ use super::{
     conn::{
         Conn,
         Session,
-        Taken,
+        Taken, //
+    },
+    events::{
         ACCEPTED,
         EV_ABORT, //
     },

@@ -32,7 +32,9 @@ use super::{
         Conn,
         Control,
         Locked,
-        Session,
+        Session, //
+    },
+    events::{
         EV_SHED,
         EV_TX, //
     },

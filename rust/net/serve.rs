@@ -10,12 +10,14 @@ use super::{
     conn::{
         Conn,
         Control,
-        Events,
         Fin,
         Inbox,
         Io,
         Locked,
-        Session,
+        Session, //
+    },
+    events::{
+        Events,
         CONNECTED,
         EV_ABORT,
         EV_RX,
@@ -66,7 +68,7 @@ impl<S: Session> Conn<S> {
 
     fn serve_one(&self) {
         // Taking the events clears EV_SCHEDULED: from here on the node may be on a list again.
-        let events = self.events.xchg(0, Full) & !EV_SCHEDULED;
+        let events = Events::from_bits(self.events.xchg(0, Full)).without(EV_SCHEDULED);
         super::count_context();
         // SAFETY: `sk` is alive by the invariant; softirq, and no other socket's lock is held.
         unsafe { bindings::squall_bh_lock_sock(self.sk.as_ptr()) };
@@ -77,7 +79,7 @@ impl<S: Session> Conn<S> {
             None
         } else {
             // SAFETY: The lock is held and the socket not owned, so nobody else is in here.
-            self.serve_locked(unsafe { &mut *self.locked.get() }, events)
+            self.serve_locked(unsafe { &mut *self.locked.get() }, events, false)
         };
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
@@ -85,12 +87,15 @@ impl<S: Session> Conn<S> {
         drop(session);
     }
 
-    /// Has the connection served with `events`: at once if its lock is free, else soon. Softirq.
+    /// Has the connection served with `events`: at once if its lock is free, else soon. Softirq, no lock held.
+    pub(super) fn serve_now(&self, events: Events) {
+        self.try_serve(events, false);
+    }
+
+    /// As [`Self::serve_now`]; `pushed` from inside a hook, with that connection's lock held.
     ///
-    /// May be called with one other connection's lock held: the two cannot wait for each other, since
-    /// this one is only tried. What was posted stays for the BH work: hooks that are called for events
-    /// that are pushed push to nobody but who calls, whose lock is taken, so this goes one deep.
-    pub(crate) fn push(&self, events: Events) {
+    /// The two cannot wait for each other, since this one is only tried. What was posted stays for the BH work.
+    pub(super) fn try_serve(&self, events: Events, pushed: bool) {
         // SAFETY: `sk` is alive by the invariant; softirq.
         if !unsafe { bindings::squall_bh_trylock_sock(self.sk.as_ptr()) } {
             return self.post(events | EV_TX);
@@ -98,7 +103,7 @@ impl<S: Session> Conn<S> {
         super::count_context();
         // SAFETY: The lock is held and the socket not owned, so nobody else is in here: a callback of
         // this socket that is under way would have the lock.
-        let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events);
+        let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events, pushed);
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
         drop(remains);
@@ -111,7 +116,14 @@ impl<S: Session> Conn<S> {
     }
 
     /// Does what `events` ask for; returns the session if the connection is gone afterwards.
-    fn serve_locked(&self, locked: &mut Locked<S>, events: Events) -> Option<Remains<S>> {
+    ///
+    /// `pushed` from inside a hook of another connection: then hooks that are called here push to none.
+    fn serve_locked(
+        &self,
+        locked: &mut Locked<S>,
+        events: Events,
+        pushed: bool,
+    ) -> Option<Remains<S>> {
         if locked.control.gone {
             return None;
         }
@@ -134,18 +146,19 @@ impl<S: Session> Conn<S> {
         if locked.control.connecting && !pending.contains(&self.state()) {
             locked.control.connecting = false;
             locked.control.deadline = None;
-            self.call(locked, |session, io| {
+            self.call(locked, pushed, |session, io| {
                 (io.control.hooks.events)(session, io, CONNECTED)
             });
         }
         if !locked.control.connecting && !locked.control.reset {
-            if events & !0xff | events & RESUME != 0 {
-                self.call(locked, |session, io| {
-                    (io.control.hooks.events)(session, io, events)
+            let told = events.told();
+            if !told.is_none() {
+                self.call(locked, pushed, |session, io| {
+                    (io.control.hooks.events)(session, io, told)
                 });
             }
             if events & (EV_RX | EV_STATE) != 0 || mem::take(&mut locked.control.retry_rx) {
-                self.call(locked, |session, io| {
+                self.call(locked, pushed, |session, io| {
                     (io.control.hooks.data_ready)(session, io)
                 });
             }
@@ -155,26 +168,32 @@ impl<S: Session> Conn<S> {
                 // What can go out now is not late.
                 self.flush(&mut locked.control);
             }
-            self.timer_fired(locked);
+            self.timer_fired(locked, pushed);
         }
-        let remains = self.settle(locked);
+        let remains = self.settle(locked, pushed);
         self.settle_account(locked);
         remains
     }
 
     /// Calls a hook unless the session is over.
-    fn call(&self, locked: &mut Locked<S>, hook: impl FnOnce(&mut S, &mut Io<'_, S>)) {
+    fn call(
+        &self,
+        locked: &mut Locked<S>,
+        pushed: bool,
+        hook: impl FnOnce(&mut S, &mut Io<'_, S>),
+    ) {
         if locked.control.released {
             return;
         }
         let mut io = Io {
             conn: self,
             control: &mut locked.control,
+            pushed,
         };
         hook(&mut locked.session, &mut io);
     }
 
-    fn timer_fired(&self, locked: &mut Locked<S>) {
+    fn timer_fired(&self, locked: &mut Locked<S>, pushed: bool) {
         let Some(deadline) = locked.control.deadline else {
             return;
         };
@@ -186,7 +205,9 @@ impl<S: Session> Conn<S> {
         if locked.control.released {
             self.lingered(&mut locked.control);
         } else {
-            self.call(locked, |session, io| (io.control.hooks.timer)(session, io));
+            self.call(locked, pushed, |session, io| {
+                (io.control.hooks.timer)(session, io)
+            });
         }
     }
 
@@ -226,7 +247,7 @@ impl<S: Session> Conn<S> {
     }
 
     /// Sends what can be sent, and brings the connection to its end if that has come.
-    fn settle(&self, locked: &mut Locked<S>) -> Option<Remains<S>> {
+    fn settle(&self, locked: &mut Locked<S>, pushed: bool) -> Option<Remains<S>> {
         let sk = self.sk.as_ptr();
         if !locked.control.connecting && !locked.control.reset {
             self.flush(&mut locked.control);
@@ -259,7 +280,7 @@ impl<S: Session> Conn<S> {
             let error = control.error;
             // From here on nothing can be delivered: what a session does about its end relies on it.
             self.inbox.lock().queue.close();
-            self.call(locked, |session, io| {
+            self.call(locked, pushed, |session, io| {
                 (io.control.hooks.closed)(session, io, error)
             });
             return Some(self.destroy(locked));
@@ -411,7 +432,7 @@ impl<S: Session> Conn<S> {
         if locked.control.connecting || locked.control.gone || locked.control.reset {
             return;
         }
-        conn.call(locked, |session, io| {
+        conn.call(locked, false, |session, io| {
             (io.control.hooks.data_ready)(session, io)
         });
         conn.settle_account(locked);

@@ -11,9 +11,9 @@ use super::{
     conn::{
         Conn,
         Control,
-        Session,
-        RESUME, //
+        Session, //
     },
+    events::RESUME,
     queue::{
         Fragment,
         FRAGMENT_MAX,

@@ -184,7 +184,7 @@ impl Downstream {
     fn advance(&mut self, io: &mut Io<'_>) {
         match self.state {
             State::Head | State::Refused => self.read_head(io),
-            State::Body => self.forward_body(io, 0),
+            State::Body => self.forward_body(io, Events::NONE),
             State::Room => {
                 self.state = State::Head;
                 self.read_head(io);
@@ -412,7 +412,7 @@ impl Downstream {
         exchange.upstream = Some(checkout);
         if whole {
             self.await_response(io);
-            conn.push(ASSIGNED);
+            io.push(&conn, ASSIGNED);
             return true;
         }
         self.state = State::Body;
@@ -450,13 +450,13 @@ impl Downstream {
         match exchange.body.forward(io, &conn) {
             Ok(Forwarded::All) => {
                 self.await_response(io);
-                conn.push(events | WHOLE);
+                io.push(&conn, events | WHOLE);
             }
             Ok(Forwarded::Part) => {
                 exchange.held_back = true;
-                conn.push(events);
+                io.push(&conn, events);
             }
-            Ok(Forwarded::Starved) => conn.push(events),
+            Ok(Forwarded::Starved) => io.push(&conn, events),
             // The server's side will say what became of it.
             Err(Failure::ReceiverGone) => conn.post(events),
             Err(failure) => {

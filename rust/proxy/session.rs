@@ -131,43 +131,43 @@ impl net::Session for Session {
 }
 
 /// To downstream: a server connection is in the mail.
-pub(crate) const GRANTED: Events = net::SESSION;
+pub(crate) const GRANTED: Events = Events::session::<0>();
 /// To downstream: the response is complete and the server connection ready for the next request.
-pub(crate) const ENDED: Events = net::SESSION << 1;
+pub(crate) const ENDED: Events = Events::session::<1>();
 /// To downstream: the response is complete and the server connection is not to be used again.
-pub(crate) const ENDED_LAST: Events = net::SESSION << 2;
+pub(crate) const ENDED_LAST: Events = Events::session::<2>();
 /// To downstream: the connection has to be closed behind this response.
-pub(crate) const CLOSE_AFTER: Events = net::SESSION << 3;
+pub(crate) const CLOSE_AFTER: Events = Events::session::<3>();
 /// To downstream, before it: the final response begins, though the request is not complete.
-pub(crate) const BEGUN: Events = net::SESSION << 18;
+pub(crate) const BEGUN: Events = Events::session::<18>();
 /// To downstream: the server switched protocols, and its connection is a tunnel now.
-pub(crate) const SWITCHED: Events = net::SESSION << 4;
+pub(crate) const SWITCHED: Events = Events::session::<4>();
 /// To downstream: there will be no response, answer 502.
-pub(crate) const FAILED_502: Events = net::SESSION << 5;
+pub(crate) const FAILED_502: Events = Events::session::<5>();
 /// To downstream: there will be no response, answer 503.
-pub(crate) const FAILED_503: Events = net::SESSION << 6;
+pub(crate) const FAILED_503: Events = Events::session::<6>();
 /// To downstream: there will be no response in time, answer 504.
-pub(crate) const FAILED_504: Events = net::SESSION << 7;
+pub(crate) const FAILED_504: Events = Events::session::<7>();
 /// To downstream: the server closed an idle connection just when the request came.
-pub(crate) const STALE: Events = net::SESSION << 8;
+pub(crate) const STALE: Events = Events::session::<8>();
 /// To downstream: the pool at which it waits has no connection; answer 502.
-pub(crate) const REFUSED_502: Events = net::SESSION << 14;
+pub(crate) const REFUSED_502: Events = Events::session::<14>();
 /// To downstream: the pool at which it waits got no connection in time; answer 504.
-pub(crate) const REFUSED_504: Events = net::SESSION << 15;
+pub(crate) const REFUSED_504: Events = Events::session::<15>();
 /// To all: what was begun cannot be completed, reset.
-pub(crate) const ABORTED: Events = net::SESSION << 9;
+pub(crate) const ABORTED: Events = Events::session::<9>();
 /// To upstream: there is a job in the mail.
-pub(crate) const ASSIGNED: Events = net::SESSION << 10;
+pub(crate) const ASSIGNED: Events = Events::session::<10>();
 /// To upstream: the whole request has been queued.
-pub(crate) const WHOLE: Events = net::SESSION << 16;
+pub(crate) const WHOLE: Events = Events::session::<16>();
 /// To upstream: nobody wants this connection any more.
-pub(crate) const GONE: Events = net::SESSION << 11;
+pub(crate) const GONE: Events = Events::session::<11>();
 /// To a tunnel: the other end got a FIN; pass it on behind what is queued.
-pub(crate) const PEER_FIN: Events = net::SESSION << 12;
+pub(crate) const PEER_FIN: Events = Events::session::<12>();
 /// To all: a listener, a route or a server is being drained; whose is, comes to an end.
-pub(crate) const DRAIN: Events = net::SESSION << 13;
+pub(crate) const DRAIN: Events = Events::session::<13>();
 /// To a tunnel: it is being closed from between.
-pub(crate) const CLOSING: Events = net::SESSION << 17;
+pub(crate) const CLOSING: Events = Events::session::<17>();
 
 impl Sink for OutQueue {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {

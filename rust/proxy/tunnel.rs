@@ -224,7 +224,7 @@ impl Tunnel {
                 }
             }
             if spliced.queued {
-                self.peer.push(0);
+                io.push(&self.peer, Events::NONE);
             }
             if self.frames.is_broken() {
                 stats::inc(Counter::BadFrames);

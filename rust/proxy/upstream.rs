@@ -201,7 +201,7 @@ impl Job {
 
     /// Takes back a job that could not be assigned: nothing is told.
     pub(crate) fn cancel(mut self: KBox<Self>) -> Option<KBox<AwaitingAccept>> {
-        self.verdict = 0;
+        self.verdict = Events::NONE;
         self.awaiting.take()
     }
 
@@ -225,7 +225,7 @@ impl Drop for Job {
         if let (Some(log), Some(body)) = (&self.log, &self.body) {
             log.sent(body.forwarded());
         }
-        if self.verdict != 0 {
+        if !self.verdict.is_none() {
             self.client
                 .post(if self.started { ABORTED } else { self.verdict });
         }
@@ -286,7 +286,7 @@ impl Upstream {
                         return false;
                     }
                     Ok(Forwarded::Part | Forwarded::Starved) => {
-                        job.client.push(0);
+                        io.push(&job.client, Events::NONE);
                         return false;
                     }
                     Err(failure) => Err(failure),
@@ -298,7 +298,7 @@ impl Upstream {
                 Ok(Outcome::Switch) => return true,
                 Ok(Outcome::NeedMore) => {
                     if interim {
-                        job.client.push(0);
+                        io.push(&job.client, Events::NONE);
                     }
                     if io.fin_received() {
                         self.lost(io);
@@ -351,18 +351,22 @@ impl Upstream {
         // Bytes behind the response belong to nothing.
         let reuse = job.may_reuse && io.unread() == 0 && !io.eof();
         let whole = job.is_whole(io);
-        let close = if job.close_after { CLOSE_AFTER } else { 0 };
-        job.verdict = 0;
+        let close = if job.close_after {
+            CLOSE_AFTER
+        } else {
+            Events::NONE
+        };
+        job.verdict = Events::NONE;
         job.end(By::Nobody, Why::Done);
         self.used = true;
         self.pool.answered();
         io.clear_deadline();
         if reuse {
             // The last thing: who gets the connection may assign the next job at once.
-            job.client.push(ENDED | close);
+            io.push(&job.client, ENDED | close);
         } else {
             self.close_last(io, whole);
-            job.client.push(ENDED_LAST | close);
+            io.push(&job.client, ENDED_LAST | close);
         }
         SPARES.empty(job);
     }
@@ -589,7 +593,7 @@ fn data_ready(session: &mut Session, io: &mut Io<'_>) {
     let Some(shared) = job.tunnel.take() else {
         return io.reset();
     };
-    job.verdict = 0;
+    job.verdict = Events::NONE;
     if let Some(log) = &job.log {
         log.switched();
     }
@@ -599,7 +603,7 @@ fn data_ready(session: &mut Session, io: &mut Io<'_>) {
     let mut tunnel = Tunnel::new(Side::Server, client.clone(), shared);
     io.set_hooks(&tunnel::HOOKS);
     // Before any other event of the tunnel.
-    client.push(SWITCHED);
+    io.push(&client, SWITCHED);
     // What the server sent behind the 101 follows it into the same queue.
     tunnel.start(io);
     *session = Session::Tunnel(tunnel);
@@ -624,7 +628,7 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         match upstream.job.take() {
             Some(mut job) => {
                 // The downstream connection has let go; it needs no word.
-                job.verdict = 0;
+                job.verdict = Events::NONE;
                 job.started = false;
                 io.reset();
             }
