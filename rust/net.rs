@@ -28,6 +28,7 @@ mod pace;
 mod queue;
 mod rx;
 mod serve;
+mod softirq;
 pub(crate) mod spare;
 pub(crate) mod stats;
 pub(crate) mod sysctl;
@@ -73,6 +74,7 @@ pub(crate) use self::{
         Stop,
         Watch, //
     },
+    softirq::Softirq,
     task::{
         Run,
         Task, //

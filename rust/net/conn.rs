@@ -40,6 +40,7 @@ use super::{
     },
     memory::Account,
     queue::OutQueue,
+    softirq::Softirq,
     spare::{
         Keep,
         KINDS, //
@@ -434,12 +435,13 @@ impl<S: Session> Conn<S> {
 
     /// Starts connecting to `addr`; the session gets `CONNECTED` or `closed`.
     ///
-    /// Softirq, no lock held. The session's deadline is `timeout` milliseconds from now.
+    /// No socket's lock is held. The session's deadline is `timeout` milliseconds from now.
     pub(crate) fn connect(
         addr: &SocketAddr,
         session: S,
         hooks: &'static Hooks<S>,
         timeout: u32,
+        _: Softirq<'_>,
     ) -> Result<ARef<Self>> {
         let conn = Self::new(|socket| {
             // SAFETY: `socket` is zeroed and lives as long as the connection.

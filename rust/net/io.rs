@@ -28,6 +28,7 @@ use super::{
         Stop,
         Watch, //
     },
+    softirq::Softirq,
     sysctl,
     time::Moment, //
 };
@@ -38,6 +39,15 @@ pub(crate) struct Io<'a, S: Session> {
     pub(super) control: &'a mut Control<S>,
     /// The hook was called from inside that of another connection, which pushed to this one.
     pub(super) pushed: bool,
+}
+
+impl<'a, S: Session> Io<'a, S> {
+    /// Returns the proof of what this is one of, too.
+    #[inline]
+    pub(crate) fn softirq(&self) -> Softirq<'a> {
+        // SAFETY: `Io` exists in softirq only, and hooks are called with one that lives as long as `'a`, which does not outlive the call.
+        unsafe { Softirq::assume() }
+    }
 }
 
 impl<S: Session> Io<'_, S> {
@@ -94,7 +104,7 @@ impl<S: Session> Io<'_, S> {
         max: u64,
         watch: &mut W,
     ) -> Spliced {
-        let spliced = rx::splice(self.conn, skip, to, max, watch);
+        let spliced = rx::splice(self.conn, skip, to, max, watch, self.softirq());
         if spliced.bytes > 0 || skip > 0 {
             self.control.received_at = Moment::now();
         }

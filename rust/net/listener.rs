@@ -19,6 +19,7 @@ use super::{
         EV_ABORT, //
     },
     memory,
+    softirq::Softirq,
     stats::{
         self,
         Counter, //
@@ -73,7 +74,7 @@ unsafe impl<S: Session> Sync for Acceptor<S> {}
 
 impl<S: Session> Run for Acceptor<S> {
     /// Accepts what waits.
-    fn run(task: &ARef<Task<Self>>) {
+    fn run(task: &ARef<Task<Self>>, _: Softirq<'_>) {
         if task.pauses() {
             task.kick_after(memory::TICK_MS);
             return;

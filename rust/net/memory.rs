@@ -42,6 +42,7 @@ use super::{
         new_bh_lock,
         BhLock, //
     },
+    softirq::Softirq,
     stats::{
         self,
         Counter, //
@@ -546,7 +547,7 @@ pub(super) struct Shedder {
 }
 
 impl Run for Shedder {
-    fn run(task: &ARef<Task<Self>>) {
+    fn run(task: &ARef<Task<Self>>, _: Softirq<'_>) {
         let mut pass = task.pass.lock();
         if pass.left == 0 {
             let held = held();

@@ -9,6 +9,7 @@
 use super::{
     bindings,
     memory::PAGE,
+    softirq::Softirq,
     stats::{
         self,
         Counter, //
@@ -115,11 +116,11 @@ pub(super) struct Fragment {
 }
 
 impl Fragment {
-    /// Gets `size` bytes, at most [`FRAGMENT_MAX`]. Softirq only.
-    pub(super) fn new(size: u32) -> Option<Fragment> {
+    /// Gets `size` bytes, at most [`FRAGMENT_MAX`].
+    pub(super) fn new(size: u32, _: Softirq<'_>) -> Option<Fragment> {
         let mut page = core::ptr::null_mut();
         let mut offset = 0;
-        // SAFETY: Both places may be written; we are in softirq.
+        // SAFETY: Both places may be written; we are in softirq, by the proof.
         let data = unsafe { bindings::squall_frag_alloc(size, &mut page, &mut offset) };
         // INVARIANT: The allocation came with a reference.
         Some(Fragment {
@@ -303,12 +304,10 @@ impl OutQueue {
         }
     }
 
-    /// Appends a copy of `bytes`. On failure nothing or a part is appended.
-    ///
-    /// Softirq only, as the fragments come from this CPU's cache.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), NoMemory> {
+    /// Appends a copy of `bytes`. On failure nothing or a part is appended. The fragments come from this CPU's cache.
+    pub(crate) fn write(&mut self, bytes: &[u8], softirq: Softirq<'_>) -> Result<(), NoMemory> {
         // SAFETY: A slice can be read.
-        unsafe { self.write_from(bytes.as_ptr(), bytes.len()) }
+        unsafe { self.write_from(bytes.as_ptr(), bytes.len(), softirq) }
     }
 
     /// Appends a copy of the `len` bytes at `from`, like [`Self::write`].
@@ -321,10 +320,11 @@ impl OutQueue {
         &mut self,
         mut from: *const u8,
         mut len: usize,
+        softirq: Softirq<'_>,
     ) -> Result<(), NoMemory> {
         while len > 0 {
             let room = match self.left {
-                0 => self.grow(len)?,
+                0 => self.grow(len, softirq)?,
                 left => left as usize,
             };
             let now = len.min(room);
@@ -339,15 +339,16 @@ impl OutQueue {
         Ok(())
     }
 
-    /// Gets memory for about `bytes` if nothing is queued yet, and takes what is written in pieces.
+    /// Gets memory for about `bytes` if nothing is queued yet, and takes what is written in pieces; of 0, memory is got as they come.
     ///
-    /// Softirq only. Without memory nothing happens: writing will find out.
-    pub(crate) fn writer(&mut self, bytes: usize) -> Writer<'_> {
-        if self.is_empty() {
-            let _ = self.grow(bytes);
+    /// Without memory nothing happens: writing will find out.
+    pub(crate) fn writer<'a>(&'a mut self, bytes: usize, softirq: Softirq<'a>) -> Writer<'a> {
+        if self.is_empty() && bytes > 0 {
+            let _ = self.grow(bytes, softirq);
         }
         let mut writer = Writer {
             queue: self,
+            softirq,
             at: NonNull::dangling(),
             left: 0,
             written: 0,
@@ -398,10 +399,10 @@ impl OutQueue {
     }
 
     /// Adds an empty chunk with spare room for `wanted` bytes or a part of them; returns the room.
-    fn grow(&mut self, wanted: usize) -> Result<usize, NoMemory> {
+    fn grow(&mut self, wanted: usize, softirq: Softirq<'_>) -> Result<usize, NoMemory> {
         let least = if self.is_empty() { 0 } else { GATHER as usize };
         let size = wanted.clamp(least, FRAGMENT_MAX);
-        let fragment = Fragment::new(size as u32).ok_or(NoMemory)?;
+        let fragment = Fragment::new(size as u32, softirq).ok_or(NoMemory)?;
         let (page, offset, at) = (fragment.page, fragment.offset, fragment.at);
         // INVARIANT: The chunk takes over the fragment's reference; it is empty so far.
         mem::forget(fragment);
@@ -635,6 +636,7 @@ impl OutQueue {
 /// `at` points to `left` bytes of the queue's spare room, the first `written` of which are in front of it and written.
 pub(crate) struct Writer<'a> {
     queue: &'a mut OutQueue,
+    softirq: Softirq<'a>,
     at: NonNull<u8>,
     left: usize,
     written: usize,
@@ -646,7 +648,7 @@ impl Writer<'_> {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), NoMemory> {
         let Some(left) = self.left.checked_sub(bytes.len()) else {
             self.settle();
-            let result = self.queue.write(bytes);
+            let result = self.queue.write(bytes, self.softirq);
             self.look();
             return result;
         };

@@ -16,6 +16,7 @@ use super::{
         NoMemory,
         OutQueue, //
     },
+    softirq::Softirq,
     stats::{
         self,
         Counter, //
@@ -156,6 +157,7 @@ pub(super) fn skip(sk: NonNull<bindings::sock>, count: u32) {
 }
 
 struct Splice<'a, S: Session, W: Watch> {
+    softirq: Softirq<'a>,
     watch: &'a mut W,
     from: &'a Conn<S>,
     to: &'a Conn<S>,
@@ -299,7 +301,8 @@ impl<S: Session, W: Watch> Splice<'_, S, W> {
                 let before = queue.len();
                 // SAFETY: The helper returned `piece.len >= take` readable bytes, which no one frees
                 // while the lock is held.
-                let result = unsafe { queue.write_from(piece.data.cast(), take as usize) };
+                let result =
+                    unsafe { queue.write_from(piece.data.cast(), take as usize, self.softirq) };
                 if result.is_err() {
                     queue.truncate(before);
                     return result;
@@ -345,6 +348,7 @@ pub(super) fn splice<S: Session, W: Watch>(
     to: &Conn<S>,
     max: u64,
     watch: &mut W,
+    softirq: Softirq<'_>,
 ) -> Spliced {
     // SAFETY: The lock is held.
     let unread = unsafe { bindings::squall_sk_unread(from.sk.as_ptr()) };
@@ -358,10 +362,11 @@ pub(super) fn splice<S: Session, W: Watch>(
         return spliced;
     }
     let mut pass = Splice {
+        softirq,
         watch,
         from,
         to,
-        direct: Direct::new(to),
+        direct: Direct::new(to, softirq),
         queued: false,
         skip,
         left: max,

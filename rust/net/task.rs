@@ -7,6 +7,7 @@
 
 use super::{
     bindings,
+    softirq::Softirq,
     time::Moment, //
 };
 use core::{
@@ -36,7 +37,7 @@ use kernel::{
 /// What a [`Task`] does.
 pub(crate) trait Run: Send + Sync + Sized + 'static {
     /// Softirq, no lock held. Called as often as asked for, but not concurrently.
-    fn run(task: &ARef<Task<Self>>);
+    fn run(task: &ARef<Task<Self>>, softirq: Softirq<'_>);
 }
 
 /// A reference-counted object with work to do in softirq.
@@ -172,7 +173,8 @@ impl<T: Run> Task<T> {
         // SAFETY: `work` is the first field of the `repr(C)` struct, and came with a reference.
         let task = unsafe { ARef::from_raw(NonNull::new_unchecked(work.cast::<Self>())) };
         super::count_context();
-        T::run(&task);
+        // SAFETY: BH work runs in softirq.
+        T::run(&task, unsafe { Softirq::assume() });
     }
 
     /// Has the task run.

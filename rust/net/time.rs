@@ -2,7 +2,10 @@
 
 //! Points in time and spans of time, counted in jiffies, and the time of day.
 
-use super::bindings;
+use super::{
+    bindings,
+    softirq::Softirq, //
+};
 use core::num::NonZeroUsize;
 use kernel::sync::atomic::{
     ordering::Relaxed,
@@ -102,10 +105,10 @@ impl AtomicMoment {
     }
 }
 
-/// Returns the time of day as the field Date has it. Softirq. RFC 9110 section 5.6.7.
-pub(crate) fn date() -> [u8; bindings::SQUALL_DATE_LEN as usize] {
+/// Returns the time of day as the field Date has it. RFC 9110 section 5.6.7.
+pub(crate) fn date(_: Softirq<'_>) -> [u8; bindings::SQUALL_DATE_LEN as usize] {
     let mut date = [0; bindings::SQUALL_DATE_LEN as usize];
-    // SAFETY: Softirq, and the place has that length.
+    // SAFETY: Softirq, by the proof, and the place has that length.
     unsafe { bindings::squall_date(date.as_mut_ptr()) };
     date
 }

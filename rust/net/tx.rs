@@ -19,6 +19,7 @@ use super::{
         FRAGMENT_MAX,
         GATHER, //
     },
+    softirq::Softirq,
     stats::{
         self,
         Counter, //
@@ -185,15 +186,16 @@ unsafe fn send<S: Session>(
 pub(super) struct Direct<'a, S: Session> {
     conn: &'a Conn<S>,
     control: &'a mut Control<S>,
+    softirq: Softirq<'a>,
     sent: usize,
 }
 
 impl<'a, S: Session> Direct<'a, S> {
-    /// Takes the lock if it is free and nothing is in the way. Softirq.
+    /// Takes the lock if it is free and nothing is in the way.
     ///
     /// Called with the lock of another connection held, of the only one that queues bytes for this one:
     /// so nothing comes in between.
-    pub(super) fn new(conn: &'a Conn<S>) -> Option<Self> {
+    pub(super) fn new(conn: &'a Conn<S>, softirq: Softirq<'a>) -> Option<Self> {
         // SAFETY: `sk` is alive by the invariant of the connection; softirq. Trying cannot deadlock.
         if !unsafe { bindings::squall_bh_trylock_sock(conn.sk.as_ptr()) } {
             return None;
@@ -204,6 +206,7 @@ impl<'a, S: Session> Direct<'a, S> {
         let direct = Direct {
             conn,
             control,
+            softirq,
             sent: 0,
         };
         let inbox = conn.inbox.lock();
@@ -253,7 +256,7 @@ impl<'a, S: Session> Direct<'a, S> {
             return 0;
         }
         let now = len.min(FRAGMENT_MAX as u32);
-        let Some(fragment) = Fragment::new(now) else {
+        let Some(fragment) = Fragment::new(now, self.softirq) else {
             return 0;
         };
         // SAFETY: The caller promises `len >= now` bytes, and there is room for `now` in the fragment,

@@ -20,7 +20,9 @@ use crate::{
             Counter, //
         },
         OutQueue,
+        Softirq,
         Stop,
+        Writer,
         RESUME, //
     },
     proto::{
@@ -132,7 +134,7 @@ impl Body {
                     chunks = chunks.saturating_add(1);
                     if self.chunked {
                         self.chunk_left = size;
-                        send(to, |queue| encode::chunk_head(size, queue))?;
+                        send(io.softirq(), to, |queue| encode::chunk_head(size, queue))?;
                     }
                 }
                 Step::Data { max } => {
@@ -140,7 +142,7 @@ impl Body {
                     let spliced = io.splice_behind(head, to, max, &mut ());
                     self.decoder.advance(spliced.bytes);
                     self.forwarded = self.forwarded.saturating_add(spliced.bytes);
-                    self.chunk_sent(spliced.bytes, to)?;
+                    self.chunk_sent(io, spliced.bytes, to)?;
                     match spliced.stop {
                         Stop::Done if spliced.bytes == 0 => return self.starved(io),
                         Stop::Done if chunks >= CHUNKS_PER_PASS => {
@@ -162,7 +164,7 @@ impl Body {
                 Step::End { consumed } => {
                     io.consume(count(consumed));
                     if self.chunked && !(self.pass_trailers && self.trailers.is_some()) {
-                        send(to, |queue| {
+                        send(io.softirq(), to, |queue| {
                             proto::span::Sink::put(queue, encode::LAST_CHUNK)
                         })?;
                     }
@@ -195,7 +197,7 @@ impl Body {
     }
 
     /// Closes the chunk when all of its content went out.
-    fn chunk_sent(&mut self, bytes: u64, to: &Conn) -> Result<(), Failure> {
+    fn chunk_sent(&mut self, io: &Io<'_>, bytes: u64, to: &Conn) -> Result<(), Failure> {
         if !self.chunked || bytes == 0 {
             return Ok(());
         }
@@ -203,7 +205,9 @@ impl Body {
         if self.chunk_left > 0 {
             return Ok(());
         }
-        send(to, |queue| proto::span::Sink::put(queue, encode::CHUNK_END))
+        send(io.softirq(), to, |queue| {
+            proto::span::Sink::put(queue, encode::CHUNK_END)
+        })
     }
 
     fn trailers(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
@@ -218,7 +222,9 @@ impl Body {
         }
         if self.chunked && self.pass_trailers {
             let (head, bytes) = reading.complete(io)?;
-            send(to, |queue| encode::trailers(head, &bytes, queue))?;
+            send(io.softirq(), to, |queue| {
+                encode::trailers(head, &bytes, queue)
+            })?;
         }
         io.consume(reading.len());
         self.decoder.trailers_done();
@@ -233,11 +239,12 @@ fn count(bytes: usize) -> u32 {
 
 /// Writes framing to a queue of its own, so that a failure leaves none of it behind, and queues it.
 fn send(
+    softirq: Softirq<'_>,
     to: &Conn,
-    write: impl FnOnce(&mut OutQueue) -> Result<(), proto::span::Full>,
+    write: impl FnOnce(&mut Writer<'_>) -> Result<(), proto::span::Full>,
 ) -> Result<(), Failure> {
     let mut queue = OutQueue::new();
-    write(&mut queue).map_err(|_| {
+    write(&mut queue.writer(0, softirq)).map_err(|_| {
         stats::inc(Counter::NoMemory);
         Failure::NoMemory
     })?;

@@ -343,7 +343,9 @@ impl Downstream {
         exchange.waits_at = None;
         let mut bytes = OutQueue::new();
         let encoded = match (&exchange.again, &mut self.reading) {
-            (Some(again), _) => exchange.write_again(again, &checkout, &mut bytes).is_ok(),
+            (Some(again), _) => exchange
+                .write_again(again, &checkout, &mut bytes, io.softirq())
+                .is_ok(),
             (None, Some(reading)) => encode(
                 reading,
                 &exchange.request,

@@ -33,6 +33,7 @@ use crate::{
         Moment,
         OutQueue,
         Run,
+        Softirq,
         Task,
         CONNECTED, //
     },
@@ -179,7 +180,7 @@ impl Checker {
 }
 
 impl Run for Checker {
-    fn run(checks: &ARef<Checks>) {
+    fn run(checks: &ARef<Checks>, softirq: Softirq<'_>) {
         let mut state = checks.state.lock();
         let due = match state.turn {
             Some(due) => due,
@@ -197,7 +198,7 @@ impl Run for Checker {
         if begin {
             let session = Session::Check(Check::new(checks.clone()));
             // If it does not even begin, the session has told so.
-            let _ = Conn::connect(checks.pool.addr(), session, &HOOKS, checks.timeout);
+            let _ = Conn::connect(checks.pool.addr(), session, &HOOKS, checks.timeout, softirq);
         }
     }
 }
@@ -231,7 +232,8 @@ impl Check {
 
     fn connected(&mut self, io: &mut Io<'_>) {
         let mut bytes = OutQueue::new();
-        if bytes.write(&self.checks.request).is_err() || io.send(&mut bytes).is_err() {
+        if bytes.write(&self.checks.request, io.softirq()).is_err() || io.send(&mut bytes).is_err()
+        {
             return io.reset();
         }
         io.set_deadline(Moment::now().ms_until(self.due));

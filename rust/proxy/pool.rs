@@ -50,6 +50,7 @@ use crate::net::{
     Pace,
     Run,
     SocketAddr,
+    Softirq,
     Task, //
 };
 use core::cmp;
@@ -636,7 +637,7 @@ pub(crate) fn stop(pool: &ARef<Pool>) {
 
 impl Run for Server {
     /// Connects what is missing, closes what is too many.
-    fn run(pool: &ARef<Pool>) {
+    fn run(pool: &ARef<Pool>, softirq: Softirq<'_>) {
         for _ in 0..CONNECTS_PER_RUN {
             let mut shared = pool.shared.lock();
             let keep = shared.keep();
@@ -666,7 +667,7 @@ impl Run for Server {
             pool.counts.connects.inc();
             let session = Session::Upstream(Upstream::new(pool.clone()));
             let timeout = sysctl::connect_timeout();
-            if Conn::connect(&pool.addr, session, &upstream::HOOKS, timeout).is_err() {
+            if Conn::connect(&pool.addr, session, &upstream::HOOKS, timeout, softirq).is_err() {
                 connect_failed(pool, REFUSED_502);
             }
         }

@@ -38,7 +38,6 @@ use crate::{
         },
         Accepted,
         Events,
-        OutQueue,
         Writer, //
     },
     proto::{
@@ -168,12 +167,6 @@ pub(crate) const PEER_FIN: Events = Events::session::<12>();
 pub(crate) const DRAIN: Events = Events::session::<13>();
 /// To a tunnel: it is being closed from between.
 pub(crate) const CLOSING: Events = Events::session::<17>();
-
-impl Sink for OutQueue {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        self.write(bytes).map_err(|_| Full)
-    }
-}
 
 impl Sink for Writer<'_> {
     #[inline]

@@ -301,7 +301,7 @@ impl Tunnel {
             let frame = frame::close(self.shared.code(), key, &mut buffer);
             let mut queue = OutQueue::new();
             let queued = queue
-                .write(frame)
+                .write(frame, io.softirq())
                 .is_ok_and(|()| self.peer.deliver(&mut queue, None).is_ok());
             // A peer that is dead says so.
             if !queued && !self.peer.is_dead() {

@@ -542,8 +542,16 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     let wanted = response.kind != ResponseKind::Interim || job.asked.version != Version::Http10;
     if wanted {
         let mut queue = OutQueue::new();
-        let mut writer = queue.writer(room);
-        encode::response(head, &response, &bytes, &delivery, date, &mut writer).map_err(|_| {
+        let mut writer = queue.writer(room, io.softirq());
+        encode::response(
+            head,
+            &response,
+            &bytes,
+            &delivery,
+            || date(io.softirq()),
+            &mut writer,
+        )
+        .map_err(|_| {
             stats::inc(Counter::NoMemory);
             Failure::NoMemory
         })?;

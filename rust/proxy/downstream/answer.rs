@@ -164,8 +164,10 @@ impl Downstream {
     ) -> bool {
         let mut bytes = OutQueue::new();
         let retry = (seconds > 0).then_some(seconds);
-        let sent = encode::error(status, close, head_method, retry, &date(), &mut bytes).is_ok()
-            && io.send(&mut bytes).is_ok();
+        let (date, mut writer) = (date(io.softirq()), bytes.writer(0, io.softirq()));
+        let written = encode::error(status, close, head_method, retry, &date, &mut writer).is_ok();
+        drop(writer);
+        let sent = written && io.send(&mut bytes).is_ok();
         if sent {
             stats::inc(Counter::ErrorResponses);
         } else {

@@ -42,6 +42,7 @@ use crate::{
         Digest,
         Moment,
         OutQueue,
+        Softirq,
         Writer, //
     },
     proto::{
@@ -271,6 +272,7 @@ impl Exchange {
         again: &OutQueue,
         checkout: &Checkout,
         queue: &mut OutQueue,
+        softirq: Softirq<'_>,
     ) -> Result<(), Failure> {
         let copy = |kept: &OutQueue| kept.try_clone().map_err(|_| Failure::NoMemory);
         *queue = copy(again)?;
@@ -278,7 +280,7 @@ impl Exchange {
             let mut host = [0; ADDR_MAX];
             let mut rest = copy(rest)?;
             queue
-                .write(address(&mut host, checkout.pool()))
+                .write(address(&mut host, checkout.pool()), softirq)
                 .and_then(|()| queue.append_queue(&mut rest))
                 .map_err(|_| Failure::NoMemory)?;
         }
@@ -451,7 +453,13 @@ fn encode_with(
     };
     let room = reading.room();
     let (head, bytes) = reading.complete(io)?;
-    write(head, &bytes, &forward, &mut queue.writer(room)).map_err(|_| Failure::NoMemory)
+    write(
+        head,
+        &bytes,
+        &forward,
+        &mut queue.writer(room, io.softirq()),
+    )
+    .map_err(|_| Failure::NoMemory)
 }
 
 /// Formats a server's address.
