@@ -136,14 +136,32 @@ pub(crate) struct Hooks<S: Session> {
     /// The connection is closed and everything is read; the argument is 0 or the (positive) errno
     /// that ended it. The session is replaced by its default when this returns.
     pub(crate) closed: fn(&mut S, &mut Io<'_, S>, i32),
+    /// What the peer had sent before it reset the connection is still wanted: while reading pauses, `closed` waits.
+    pub(crate) reads_on: bool,
 }
 
-/// Where the FIN is.
+/// How far the way out is closed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fin {
     Open,
+    /// A FIN goes behind what is queued.
     Wanted,
     Sent,
+    /// A reset goes out when all that is queued has been acknowledged.
+    Reset,
+    /// TCP has closed the connection: nothing goes out any more.
+    Closed,
+}
+
+/// Why bytes are unread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// They are of no use without those behind them, or nobody has looked yet.
+    Not,
+    /// The session waits for something, and reads on when it has come.
+    Waits,
+    /// Memory was not to be had: they are looked at again soon.
+    Retry,
 }
 
 /// What this module keeps under the socket's lock.
@@ -163,7 +181,7 @@ pub(super) struct Control<S: Session> {
     pub(super) reset: bool,
     pub(super) released: bool,
     pub(super) gone: bool,
-    pub(super) retry_rx: bool,
+    pub(super) pause: Pause,
     /// TCP had no memory: nothing is sent before this.
     pub(super) tx_not_before: Option<Moment>,
 }
@@ -329,7 +347,7 @@ impl<S: Session> Conn<S> {
                     reset: false,
                     released: false,
                     gone: false,
-                    retry_rx: false,
+                    pause: Pause::Not,
                     tx_not_before: None,
                 },
             }));

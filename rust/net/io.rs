@@ -10,6 +10,7 @@ use super::{
         Control,
         Fin,
         Hooks,
+        Pause,
         Session, //
     },
     events::{
@@ -108,12 +109,33 @@ impl<S: Session> Io<'_, S> {
         if spliced.bytes > 0 || skip > 0 {
             self.control.received_at = Moment::now();
         }
-        if spliced.stop == Stop::NoMemory {
-            // Nobody will call when there is memory again.
-            self.control.retry_rx = true;
-            self.conn.arm(self.control, Moment::now().after_ticks(2));
-        }
+        self.control.pause = match spliced.stop {
+            Stop::Full => Pause::Waits,
+            Stop::NoMemory => {
+                // Nobody will call when there is memory again.
+                self.conn.arm(self.control, Moment::now().after_ticks(2));
+                Pause::Retry
+            }
+            Stop::Done | Stop::Dead | Stop::Unreadable => Pause::Not,
+        };
         spliced
+    }
+
+    /// Notes that bytes are left unread until something has come that the session waits for: a connection that the peer
+    /// resets meanwhile stays until they are read.
+    pub(crate) fn pause(&mut self) {
+        self.control.pause = Pause::Waits;
+    }
+
+    /// Notes that the session reads on.
+    pub(crate) fn resume(&mut self) {
+        self.control.pause = Pause::Not;
+    }
+
+    /// Says whether TCP has closed the connection: what is not consumed is all that will ever come, and nothing can be
+    /// sent.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.control.fin == Fin::Closed
     }
 
     /// Returns the number of received bytes that were not consumed.
@@ -187,6 +209,15 @@ impl<S: Session> Io<'_, S> {
     pub(crate) fn reset(&mut self) {
         self.control.reset = true;
         self.end();
+    }
+
+    /// Ends the connection with a reset as soon as the peer has acknowledged all that it is sent. The session is over.
+    pub(crate) fn reset_behind(&mut self) {
+        if self.control.fin != Fin::Closed {
+            self.control.fin = Fin::Reset;
+        }
+        self.end();
+        self.set_deadline(sysctl::linger_timeout());
     }
 
     /// Ends the connection gracefully. The session is over.

@@ -108,11 +108,13 @@ const TUNNEL_KIB_MAX: u32 = 1 << 20;
 const SEGMENT: u32 = 72 << 10;
 const PIECE: u32 = 8 << 10;
 
-/// Bits of [`Account::word`]: something is queued and waits for TCP; the client is close to its bound; then the steps that
-/// are unacknowledged, and the pages that are charged, each up to more than a connection can have.
+/// Bits of [`Account::word`]: something is queued and waits for TCP; the client is close to its bound; the connection ends
+/// when everything is acknowledged; then the steps that are unacknowledged, and the pages that are charged, each up to
+/// more than a connection can have.
 const WAITING: u32 = 1 << 0;
 const TIGHT: u32 = 1 << 1;
-const STEPS: u32 = 2;
+const ENDING: u32 = 1 << 2;
+const STEPS: u32 = 3;
 const STEPS_MAX: u32 = (1 << (PAGES - STEPS)) - 1;
 const PAGES: u32 = 13;
 const PAGES_MAX: u32 = u32::MAX >> PAGES;
@@ -142,6 +144,11 @@ impl Account {
     /// Notes that something is queued for which TCP has no room: TCP's word that it has is wanted.
     pub(super) fn waits(&self) {
         self.word.store(self.word.load(Relaxed) | WAITING, Relaxed);
+    }
+
+    /// Notes that nothing else is queued, and that it is wanted to know when everything is acknowledged.
+    pub(super) fn ends(&self) {
+        self.word.store(self.word.load(Relaxed) | ENDING, Relaxed);
     }
 
     fn is_tight(&self) -> bool {
@@ -196,16 +203,21 @@ impl<S: Session> Conn<S> {
         addr::peer(self.sk).ip()
     }
 
-    /// Says whether TCP's word that there is space was waited for, or the account has become too large by what was
-    /// acknowledged. Called by TCP, which holds the lock in one of its forms.
+    /// Says whether TCP's word that there is space was waited for, or that everything is acknowledged, or the account has
+    /// become too large by what was acknowledged. Called by TCP, which holds the lock in one of its forms.
     pub(super) fn wants_space(&self) -> bool {
         let counted = self.account.steps();
         let sk = self.sk.as_ptr();
         if steps(self.unacknowledged()) < counted {
             return true;
         }
-        if self.account.word.load(Relaxed) & WAITING == 0 {
-            if counted == 0 {
+        let word = self.account.word.load(Relaxed);
+        // SAFETY: The caller's promise.
+        if word & ENDING != 0 && unsafe { bindings::squall_sk_write_queue_empty(sk) } {
+            return true;
+        }
+        if word & WAITING == 0 {
+            if counted == 0 && word & ENDING == 0 {
                 // SAFETY: The caller's promise.
                 unsafe { bindings::squall_sk_leave_space(sk) };
             }
@@ -253,7 +265,8 @@ impl<S: Session> Conn<S> {
             false => self.charge(locked, before, pages),
         };
         let sent = steps(sent);
-        let flags = if tight { TIGHT } else { 0 } | if waiting { WAITING } else { 0 };
+        let flags = self.account.word.load(Relaxed) & ENDING;
+        let flags = flags | if tight { TIGHT } else { 0 } | if waiting { WAITING } else { 0 };
         let word = pages.wrapping_shl(PAGES) | sent.wrapping_shl(STEPS) | flags;
         self.account.word.store(word, Relaxed);
         if sent > 0 {

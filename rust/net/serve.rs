@@ -14,6 +14,7 @@ use super::{
         Inbox,
         Io,
         Locked,
+        Pause,
         Session, //
     },
     events::{
@@ -157,14 +158,17 @@ impl<S: Session> Conn<S> {
                     (io.control.hooks.events)(session, io, told)
                 });
             }
-            if events & (EV_RX | EV_STATE) != 0 || mem::take(&mut locked.control.retry_rx) {
+            if events & (EV_RX | EV_STATE) != 0 || locked.control.pause == Pause::Retry {
+                locked.control.pause = Pause::Not;
                 self.call(locked, pushed, |session, io| {
                     (io.control.hooks.data_ready)(session, io)
                 });
             }
         }
         if events & EV_TIMER != 0 {
-            if !locked.control.connecting && !locked.control.reset {
+            let control = &locked.control;
+            let closed = self.state() == bindings::SQUALL_TCP_CLOSE;
+            if !control.connecting && !control.reset && !closed {
                 // What can go out now is not late.
                 self.flush(&mut locked.control);
             }
@@ -230,7 +234,9 @@ impl<S: Session> Conn<S> {
         // SAFETY: The lock is held.
         let all_acked = unsafe { bindings::squall_sk_write_queue_empty(sk) };
         if all_acked && self.inbox.lock().queue.is_empty() {
-            stats::inc(Counter::LingerTimeouts);
+            if control.fin != Fin::Reset {
+                stats::inc(Counter::LingerTimeouts);
+            }
             control.reset = true;
             return;
         }
@@ -246,13 +252,61 @@ impl<S: Session> Conn<S> {
         }
     }
 
+    /// Notes that TCP has closed the connection, by both FINs or by an error; what has come before that can still be read.
+    fn note_closed(&self, locked: &mut Locked<S>, pushed: bool) {
+        let control = &mut locked.control;
+        self.note_error(control);
+        if control.fin == Fin::Closed {
+            return;
+        }
+        control.fin = Fin::Closed;
+        // From here on nothing can be delivered: what a session does about its end relies on it.
+        let mut inbox = self.inbox.lock();
+        inbox.queue.close();
+        inbox.queue.clear();
+        let waiter = inbox.waiter.take();
+        drop(inbox);
+        if let Some(waiter) = waiter {
+            waiter.post(RESUME);
+        }
+        // While a process owned the socket nobody looked, and the FIN may be among what came.
+        self.call(locked, pushed, |session, io| {
+            (io.control.hooks.data_ready)(session, io)
+        });
+    }
+
+    /// Takes the socket's error; the first one says why, others only that it is closed.
+    fn note_error(&self, control: &mut Control<S>) {
+        // SAFETY: Who has `control` holds the lock.
+        let error = unsafe { bindings::squall_sk_error(self.sk.as_ptr()) };
+        if error != 0 && control.error == 0 {
+            control.error = error.saturating_neg();
+        }
+    }
+
+    /// Says whether the session of a closed connection still has to read. TCP acknowledged it, so it counts as received,
+    /// whether FINs or a reset of the peer's came behind it.
+    fn is_unread(&self, control: &Control<S>) -> bool {
+        if control.reset || control.released {
+            return false;
+        }
+        // SAFETY: Who has `control` holds the lock.
+        let unread = unsafe { bindings::squall_sk_unread(self.sk.as_ptr()) };
+        let waits = control.hooks.reads_on && control.pause != Pause::Not;
+        unread > 0 && (control.error == 0 || waits)
+    }
+
     /// Sends what can be sent, and brings the connection to its end if that has come.
     fn settle(&self, locked: &mut Locked<S>, pushed: bool) -> Option<Remains<S>> {
         let sk = self.sk.as_ptr();
+        let mut closed = self.state() == bindings::SQUALL_TCP_CLOSE;
         if !locked.control.connecting && !locked.control.reset {
-            self.flush(&mut locked.control);
+            match closed {
+                true => self.note_closed(locked, pushed),
+                false => self.flush(&mut locked.control),
+            }
         }
-        if locked.control.reset && self.state() != bindings::SQUALL_TCP_CLOSE {
+        if locked.control.reset && !closed {
             if !self.control_segment(&mut locked.control) {
                 return None;
             }
@@ -262,23 +316,14 @@ impl<S: Session> Conn<S> {
             // What ended the connection is known; that this is a reset is no news.
             // SAFETY: The lock is held.
             let _ = unsafe { bindings::squall_sk_error(sk) };
+            closed = true;
         }
-        if self.state() == bindings::SQUALL_TCP_CLOSE {
-            // SAFETY: The lock is held.
-            let error = unsafe { bindings::squall_sk_error(sk) };
-            if error != 0 && locked.control.error == 0 {
-                locked.control.error = error.saturating_neg();
-            }
-            // TCP_CLOSE alone is no error: after both FINs there may be bytes to read, for which
-            // the session has no room yet.
-            // SAFETY: The lock is held.
-            let unread = unsafe { bindings::squall_sk_unread(sk) };
-            let control = &mut locked.control;
-            if unread > 0 && control.error == 0 && !control.reset && !control.released {
+        if closed {
+            self.note_error(&mut locked.control);
+            if self.is_unread(&locked.control) {
                 return None;
             }
-            let error = control.error;
-            // From here on nothing can be delivered: what a session does about its end relies on it.
+            let error = locked.control.error;
             self.inbox.lock().queue.close();
             self.call(locked, pushed, |session, io| {
                 (io.control.hooks.closed)(session, io, error)
@@ -293,7 +338,7 @@ impl<S: Session> Conn<S> {
         None
     }
 
-    /// Sends from the queue, and the FIN behind it.
+    /// Sends from the queue, and the FIN behind it, on a connection that TCP has not closed.
     fn flush(&self, control: &mut Control<S>) {
         if let Some(at) = control.tx_not_before {
             if Moment::now().is_before(at) {
@@ -323,6 +368,9 @@ impl<S: Session> Conn<S> {
                 return;
             }
         }
+        if control.fin == Fin::Reset {
+            return self.reset_if_acked(control);
+        }
         if control.fin == Fin::Wanted && self.inbox.lock().queue.is_empty() {
             if !self.control_segment(control) {
                 return;
@@ -335,6 +383,20 @@ impl<S: Session> Conn<S> {
                 control.reset = true;
             }
         }
+    }
+
+    /// Has the connection reset if the peer has acknowledged everything; if not, this is looked at with each ACK.
+    fn reset_if_acked(&self, control: &mut Control<S>) {
+        let sk = self.sk.as_ptr();
+        // SAFETY: Who has `control` holds the lock.
+        let acked = unsafe { bindings::squall_sk_write_queue_empty(sk) };
+        if acked && self.inbox.lock().queue.is_empty() {
+            control.reset = true;
+            return;
+        }
+        self.account.ends();
+        // SAFETY: As above, and the socket is attached.
+        unsafe { bindings::squall_sk_wait_space(sk) };
     }
 
     /// Says whether a FIN or a reset can be sent now; if not, it is tried again soon, but no more than
@@ -437,7 +499,8 @@ impl<S: Session> Conn<S> {
         });
         conn.settle_account(locked);
         let control = &locked.control;
-        if control.released || control.reset || control.fin == Fin::Wanted || control.retry_rx {
+        let ends = control.released || control.reset || control.fin == Fin::Wanted;
+        if ends || control.pause == Pause::Retry {
             conn.post(EV_TX);
         }
     }

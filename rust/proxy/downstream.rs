@@ -459,8 +459,12 @@ impl Downstream {
                 io.push(&conn, events);
             }
             Ok(Forwarded::Starved) => io.push(&conn, events),
-            // The server's side will say what became of it.
-            Err(Failure::ReceiverGone) => conn.post(events),
+            Err(Failure::ReceiverGone) => {
+                // The server's side will say what became of it. It may have answered, and a client that sends all of its
+                // request first comes to the answer then; the connection is not used again.
+                io.consume(u32::MAX);
+                conn.post(events);
+            }
             Err(failure) => {
                 let (status, by, why) = match failure {
                     Failure::Protocol(error) => {
@@ -554,20 +558,23 @@ impl Downstream {
                 self.answer(io, 504);
             }
             State::Body => self.body_due(io),
-            State::Response | State::Room => {
-                let timeout = self.setting(Setting::SendTimeout);
-                let (now, due) = (Moment::now(), io.taken_at().after_ms(timeout));
-                if !io.unsent() {
-                    io.set_deadline(timeout);
-                } else if now.is_before(due) {
-                    io.set_deadline(now.ms_until(due));
-                } else {
-                    stats::inc(Counter::SendTimeouts);
-                    self.log_end(By::Client, Why::Stalled);
-                    self.exchange = None;
-                    io.reset();
-                }
-            }
+            State::Response | State::Room => self.response_due(io),
+        }
+    }
+
+    /// Looks at whether the client takes what it is sent.
+    fn response_due(&mut self, io: &mut Io<'_>) {
+        let timeout = self.setting(Setting::SendTimeout);
+        let (now, due) = (Moment::now(), io.taken_at().after_ms(timeout));
+        if !io.unsent() {
+            io.set_deadline(timeout);
+        } else if now.is_before(due) {
+            io.set_deadline(now.ms_until(due));
+        } else {
+            stats::inc(Counter::SendTimeouts);
+            self.log_end(By::Client, Why::Stalled);
+            self.exchange = None;
+            io.reset();
         }
     }
 
@@ -579,11 +586,12 @@ impl Downstream {
         let now = Moment::now();
         let settings = &exchange.route.settings;
         let timeout = settings.get(Setting::BodyTimeout);
-        let full = exchange
-            .upstream
-            .as_ref()
-            .and_then(Checkout::conn)
-            .is_some_and(|conn| conn.holds_back());
+        let conn = exchange.upstream.as_ref().and_then(Checkout::conn);
+        let full = conn.is_some_and(|conn| conn.holds_back());
+        if conn.is_some_and(|conn| conn.is_dead()) {
+            // The server takes no more of the request, and its answer is still on its way.
+            return self.response_due(io);
+        }
         // A server that takes its time is not the client's fault.
         let held_back = core::mem::replace(&mut exchange.held_back, false) || full;
         let (since, before) = exchange.measured;
@@ -723,6 +731,8 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
             }
         }
     },
+    // Nobody is there to get a response.
+    reads_on: false,
 };
 
 fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
@@ -753,7 +763,7 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     }
     if events & ABORTED != 0 {
         downstream.exchange = None;
-        io.reset();
+        io.reset_behind();
         return;
     }
     if events & DRAIN != 0 && downstream.is_idle() && downstream.site.drain.is_on() {

@@ -299,4 +299,6 @@ static HOOKS: Hooks<Session> = Hooks {
     timer: |_, io| io.reset(),
     // The session goes, and tells that the check failed.
     closed: |_, _, _| {},
+    // It never pauses.
+    reads_on: false,
 };

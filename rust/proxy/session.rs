@@ -153,7 +153,7 @@ pub(crate) const STALE: Events = Events::session::<8>();
 pub(crate) const REFUSED_502: Events = Events::session::<14>();
 /// To downstream: the pool at which it waits got no connection in time; answer 504.
 pub(crate) const REFUSED_504: Events = Events::session::<15>();
-/// To all: what was begun cannot be completed, reset.
+/// To all: what was begun cannot be completed, reset; what a client was sent of a response is delivered before.
 pub(crate) const ABORTED: Events = Events::session::<9>();
 /// To upstream: there is a job in the mail.
 pub(crate) const ASSIGNED: Events = Events::session::<10>();
@@ -165,6 +165,8 @@ pub(crate) const GONE: Events = Events::session::<11>();
 pub(crate) const PEER_FIN: Events = Events::session::<12>();
 /// To all: a listener, a route or a server is being drained; whose is, comes to an end.
 pub(crate) const DRAIN: Events = Events::session::<13>();
+/// To a tunnel: the other end was reset; pass it on when what was relayed is delivered.
+pub(crate) const PEER_RESET: Events = Events::session::<19>();
 /// To a tunnel: it is being closed from between.
 pub(crate) const CLOSING: Events = Events::session::<17>();
 

@@ -4,7 +4,8 @@
 //!
 //! Each connection is an end with the other as its peer. An end reads from its socket into the
 //! peer's queue and pauses while that is full. A FIN is passed on as a FIN behind the bytes before
-//! it, so that the other direction stays open; a reset is passed on as a reset.
+//! it, so that the other direction stays open. A reset is passed on as a reset, when what came before it has been
+//! delivered.
 //!
 //! The headers of frames are followed, so that a tunnel can be closed from between: each end relays
 //! up to the end of a frame, and then sends its peer a Close frame and a FIN. What that takes longer
@@ -36,7 +37,8 @@ use super::{
         DRAIN,
         GONE,
         GRANTED,
-        PEER_FIN, //
+        PEER_FIN,
+        PEER_RESET, //
     },
     settings::Setting, //
 };
@@ -189,6 +191,7 @@ impl Tunnel {
     }
 
     fn relay(&mut self, io: &mut Io<'_>) {
+        io.resume();
         while !self.read_done {
             let rated = self.side == Side::Client && self.shared.is_rated();
             let most = if self.shared.is_closing() {
@@ -329,6 +332,7 @@ impl Tunnel {
             _ if io.unread() == 0 => return false,
             _ => {
                 stats::inc(Counter::RateDelays);
+                io.pause();
                 io.set_deadline_before(until);
             }
         }
@@ -468,6 +472,7 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
         }
     },
     closed,
+    reads_on: true,
 };
 
 /// Follows what the other end says.
@@ -490,6 +495,10 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         tunnel.write_done = true;
         io.finish();
         tunnel.end_if_done(io);
+    }
+    if events & PEER_RESET != 0 && !io.is_released() {
+        tunnel.keep_client(io);
+        io.reset_behind();
     }
     if io.is_released() {
         return;
@@ -525,7 +534,8 @@ fn closed(session: &mut Session, io: &mut Io<'_>, errno: i32) {
                 (Side::Server, true) => End::ServerStalled,
             });
         }
-        tunnel.peer.post(ABORTED);
+        // What was relayed before it is the peer's; memory that is short is not kept for that.
+        tunnel.peer.post(if memory { ABORTED } else { PEER_RESET });
         tunnel.keep_client(io);
     }
 }

@@ -277,6 +277,7 @@ impl Upstream {
             return false;
         };
         let mut interim = false;
+        io.resume();
         loop {
             let result = match &mut job.body {
                 None => head(job, io),
@@ -349,7 +350,7 @@ impl Upstream {
             return;
         };
         // Bytes behind the response belong to nothing.
-        let reuse = job.may_reuse && io.unread() == 0 && !io.eof();
+        let reuse = job.may_reuse && io.unread() == 0 && !io.eof() && !io.is_closed();
         let whole = job.is_whole(io);
         let close = if job.close_after {
             CLOSE_AFTER
@@ -374,7 +375,7 @@ impl Upstream {
     /// Closes the connection behind its last response. A server that was sent the whole request is going to close it, and
     /// gets the time for that: who closes first has the TIME_WAIT.
     fn close_last(&mut self, io: &mut Io<'_>, whole: bool) {
-        if !whole || io.unread() > 0 || io.fin_received() {
+        if !whole || io.unread() > 0 || io.fin_received() || io.is_closed() {
             return io.release();
         }
         self.last = true;
@@ -585,6 +586,8 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
             upstream.closed(io, errno);
         }
     },
+    // A server that answers early may close with bytes unread, which is a reset: the answer counts.
+    reads_on: true,
 };
 
 fn data_ready(session: &mut Session, io: &mut Io<'_>) {
