@@ -39,6 +39,7 @@ static const u32 SQUALL_HZ = HZ;
 static const u32 SQUALL_TCP_SYN_SENT = TCP_SYN_SENT;
 static const u32 SQUALL_TCP_SYN_RECV = TCP_SYN_RECV;
 static const u32 SQUALL_TCP_CLOSE = TCP_CLOSE;
+static const u32 SQUALL_TCP_FIN_WAIT2 = TCP_FIN_WAIT2;
 static const u32 SQUALL_TCP_LISTEN = TCP_LISTEN;
 static const u32 SQUALL_SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL |
 				     MSG_SPLICE_PAGES;
@@ -205,6 +206,10 @@ struct squall_piece {
 };
 
 /* Run lists and counters. */
+void squall_close_start(void (*fn)(struct llist_node *node));
+void squall_close_stop(void);
+void squall_close_later(struct llist_node *node);
+void squall_sk_close(struct sock *sk);
 int squall_run_start(void (*fn)(struct work_struct *work));
 void squall_run_stop(void);
 void squall_run_kick(struct llist_node *node);

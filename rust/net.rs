@@ -185,6 +185,8 @@ impl<S: Session> Runtime<S> {
                 clients::stop();
             })?;
         }
+        // SAFETY: Process context, and there is no connection yet.
+        unsafe { bindings::squall_close_start(Some(Conn::<S>::close_callback)) };
         spare::start(S::spares());
         Ok(Runtime(PhantomData))
     }
@@ -209,6 +211,7 @@ impl<S: Session> Drop for Runtime<S> {
         // SAFETY: Process context. Nothing is left that queues work. The grace period waits for
         // callbacks that have dropped the last reference and are about to return.
         unsafe {
+            bindings::squall_close_stop();
             bindings::synchronize_rcu();
             memory::stop();
             bindings::squall_run_stop();

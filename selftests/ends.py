@@ -6,11 +6,12 @@ import contextlib
 import fcntl
 import os
 import struct
+import subprocess
 import termios
 import threading
 import time
 
-from lib import ktap, session, squall, wire, ws
+from lib import ktap, session, sniff, squall, wire, ws
 from lib.ktap import case, check, equal, until
 
 # More than a client with a small window takes at once, and less than what the buffers in between hold.
@@ -205,6 +206,136 @@ def stopped_reader():
             got, ended = read_slowly(client)
             check(len(got) < len(SENT), "the client took everything")
             equal(ended, "reset", "how it ended")
+
+
+def fin_wait(web):
+    """How many sockets of the listener wait for the peer's FIN: (those that are no more than timewait sockets, others)."""
+    text = subprocess.run(["ss", "-tanHieo", "state", "fin-wait-2", f"sport = :{web.port}"], capture_output=True, text=True, check=True).stdout
+    # Only of a whole socket there is something to tell besides its timer.
+    lines = [line for line in text.splitlines() if not line.startswith(("\t", " ")) and line.strip()]
+    whole = text.count("cwnd:")
+    return len(lines) - whole, whole
+
+
+@contextlib.contextmanager
+def no_reset(web):
+    """Checks that the listener resets nobody meanwhile."""
+    before = squall.module_stats()["resets"]
+    with sniff.Sniffer() as sniffer:
+        yield
+        time.sleep(0.2)
+        resets = [segment for segment in sniffer.segments if segment[1] == web.port and segment[3] & sniff.RST]
+    equal((resets, squall.module_stats()["resets"] - before), ([], 0), "resets of the listener's")
+
+
+@contextlib.contextmanager
+def fin_timeout(seconds):
+    """How long TCP keeps what waits for the peer's FIN."""
+    path = "/proc/sys/net/ipv4/tcp_fin_timeout"
+    old = squall.read(path)
+    squall.write(path, seconds)
+    try:
+        yield
+    finally:
+        squall.write(path, old)
+
+
+def answered(web, body=b"tail"):
+    """A client that has its whole response, whose last bytes it has not read, and the listener's FIN."""
+    client = web.connect()
+    client.send(wire.request(fields=["Connection: close"]))
+    equal(client.read_head().status, 200, "status")
+    until(lambda: sum(fin_wait(web)) > 0, 5, "our FIN is acknowledged")
+    return client, body
+
+
+TAIL = wire.plain_handler(lambda _head, _body: wire.response(b"tail"))
+
+
+@case("a client that has acknowledged everything and is slow to close is left to TCP, and never reset", limit=60)
+def slow_to_close():
+    linger = ktap.PACE * 300
+    with wire.RawServer(TAIL) as server, squall.Listener(server) as web, squall.sysctl(linger_timeout_ms=linger):
+        # It closes in the end, while TCP waits for that, or too late.
+        for late in (False, True):
+            with no_reset(web), fin_timeout(2 if late else 60):
+                before = squall.module_stats()["linger_timeouts"]
+                client, body = answered(web)
+                until(lambda: squall.module_stats()["linger_timeouts"] == before + 1, 10, "the client is left to TCP")  # noqa: B023
+                until(lambda: fin_wait(web) == (1, 0), 5, lambda: f"a timewait socket is what is left: {fin_wait(web)}")
+                until(lambda: web.stats()["connections"] == 0, 5, "the connection is not the module's any more")
+                if late:
+                    until(lambda: fin_wait(web) == (0, 0), 10, "TCP gives up")
+                equal(client.read(len(body)), body, "the last bytes")
+                check(client.ended(), "a FIN behind them")
+                if not late:
+                    client.close()
+                    until(lambda: fin_wait(web) == (0, 0), 5, "the client's FIN is taken")
+            client.close()
+
+
+@case("a client that still sends behind our FIN may do so for a while, and is not reset for it", limit=60)
+def still_sends():
+    linger = ktap.PACE * 1000
+    with wire.RawServer(TAIL) as server, squall.Listener(server) as web, squall.sysctl(linger_timeout_ms=linger):
+        client, body = answered(web)
+        begun = time.monotonic()
+        with no_reset(web):
+            while time.monotonic() - begun < 4 * linger / 1000:
+                client.send(b"x" * 1000)
+                time.sleep(linger / 20_000)
+            equal(fin_wait(web), (0, 1), "what waits for the client: a socket that throws away what comes")
+        equal(client.read(len(body)), body, "the last bytes")
+        # Not for ever: then TCP answers by a reset, as after close().
+        ended = False
+        while not ended:
+            check(time.monotonic() - begun < ktap.seconds(20), "still no end of it")
+            try:
+                client.send(b"x" * 1000)
+                time.sleep(linger / 20_000)
+            except OSError:
+                ended = True
+        took = (time.monotonic() - begun) * 1000 / linger
+        check(5 < took < 12, f"an end after {took:.1f} times linger_timeout_ms")
+        client.close()
+
+
+@case("what a client does not acknowledge in time is reset, also behind the end of its session", limit=60)
+def not_acknowledged():
+    respond = lambda _head, _body: wire.response(SENT[:200_000])
+    limits = squall.sysctl(linger_timeout_ms=ktap.PACE * 100, send_timeout_ms=ktap.PACE * 500)
+    with wire.RawServer(wire.plain_handler(respond)) as server, squall.Listener(server) as web, limits:
+        before = squall.module_stats()["send_timeouts"]
+        with web.connect(rcvbuf=4096) as client:
+            client.send(wire.request(fields=["Connection: close"]))
+            until(lambda: squall.module_stats()["send_timeouts"] == before + 1, 10, "the client is given up")
+            got, ended = read_slowly(client)
+            check(len(got) < 200_000, "the client took everything")
+            equal(ended, "reset", "how it ended")
+
+
+@case("the module is unloaded while clients are slow to close, and none of them is reset", limit=60)
+def unloaded():
+    try:
+        with wire.RawServer(TAIL) as server:
+            with squall.Listener(server) as web:
+                squall.write(f"{squall.SYSCTL}/linger_timeout_ms", 60_000)
+                clients = [answered(web) for _ in range(20)]
+                until(lambda: fin_wait(web) == (0, 20), 5, lambda: f"all wait: {fin_wait(web)}")
+            with sniff.Sniffer() as sniffer:
+                begun = time.monotonic()
+                squall.unload()
+                check(time.monotonic() - begun < ktap.seconds(5), "unloading took too long")
+                time.sleep(0.2)
+                check(not [s for s in sniffer.segments if s[1] == web.port and s[3] & sniff.RST], "a client was reset")
+            equal(fin_wait(web), (20, 0), "what is left")
+            for client, body in clients:
+                equal(client.read(len(body)), body, "the last bytes")
+                check(client.ended(), "a FIN behind them")
+                client.close()
+            until(lambda: fin_wait(web) == (0, 0), 5, "the clients' FINs are taken")
+    finally:
+        squall.load()
 
 
 session.main()

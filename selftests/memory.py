@@ -56,6 +56,11 @@ class Tunnels:
                     return None
                 peer.send(data)
 
+    def let_go(self):
+        """Ends what is stalled: bytes of a client that has reset its connection wait for the server, and are counted."""
+        self.over.set()
+        self.over = threading.Event()
+
     @staticmethod
     def stall(web, count=1, offered=8 * MIB, piece=65536, sndbuf=None):
         """Clients that have sent as much as is taken from them."""
@@ -176,7 +181,7 @@ def readers_pause():
     # Little that waits in TCP and on its way, so that no tunnel holds what it could be shed for.
     small = squall.sysctl(unsent_max=PAGE, client_memory_max_kib=64 << 10)
     with small, Tunnels(rcvbuf=2 * PAGE) as tunnels, squall.Listener(tunnels.server) as web:
-        free, bound, pressed = tunnels.stall(web, 3, offered=0)
+        free, bound = tunnels.stall(web, 2, offered=0)
         check(queued_when_paused(free) > 64 << 10, "without either much is queued")
         greedy = tunnels.stall(web, 2)
         held = stats()["memory_bytes"] - base
@@ -184,7 +189,9 @@ def readers_pause():
             check(queued_when_paused(bound) <= 8 * PAGE, "little is queued close to a client's bound")
         for near in (free, bound, *greedy):
             near.reset()
+        tunnels.let_go()
         idle_base(base)
+        (pressed,) = tunnels.stall(web, 1, offered=0)
         others = [web.connect() for _ in range(260)]  # a page each: more than a MiB
         until(lambda: web.stats()["connections"] >= len(others), 10, "the others are accepted")
         with squall.sysctl(memory_max_mib=1), web.connect():
@@ -242,6 +249,7 @@ def per_client():
                 echo(another)
             for near in greedy:
                 near.reset()
+            tunnels.let_go()
             idle_base(base)
             # Its account is at nothing again.
             near = ws.open_tunnel(web)

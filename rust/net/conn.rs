@@ -18,9 +18,10 @@
 //! # Life
 //!
 //! A session ends by [`Io::release`]: what is queued goes out, then a FIN, and what still arrives is
-//! thrown away until both FINs are through or `linger_timeout` passes. When the socket has reached
-//! `TCP_CLOSE` it is destroyed, from the BH work and never inside a callback. The memory goes when
-//! the last reference does.
+//! thrown away until both FINs are through. When the socket has reached `TCP_CLOSE` it is destroyed, from
+//! the BH work and never inside a callback. A peer that has acknowledged everything and does not close for
+//! `linger_timeout` is left to TCP, as `close()` of a process leaves it: a worker calls `tcp_close()`, since
+//! that may sleep. The memory goes when the last reference does.
 
 pub(crate) use super::io::Io;
 use super::{
@@ -149,6 +150,8 @@ pub(super) enum Fin {
     Sent,
     /// A reset goes out when all that is queued has been acknowledged.
     Reset,
+    /// TCP is to wait alone for the peer's FIN: ours and everything before it is acknowledged.
+    Left,
     /// TCP has closed the connection: nothing goes out any more.
     Closed,
 }

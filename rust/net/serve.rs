@@ -52,6 +52,9 @@ use kernel::{
     types::Opaque, //
 };
 
+/// How many times `linger_timeout` a peer may go on to send what nobody reads any more.
+const LINGER_ROUNDS: u32 = 6;
+
 /// How often a FIN or a reset is put off because there is no memory for it; some seconds in all.
 const CONTROL_TRIES: u16 = 1250;
 
@@ -129,7 +132,10 @@ impl<S: Session> Conn<S> {
             return None;
         }
         if events & EV_ABORT != 0 {
-            locked.control.reset = true;
+            match self.may_leave(&locked.control) {
+                true => locked.control.fin = Fin::Left,
+                false => locked.control.reset = true,
+            }
         }
         if events & EV_SHED != 0 {
             self.shed(&mut locked.control);
@@ -225,25 +231,45 @@ impl<S: Session> Conn<S> {
         }
     }
 
+    /// Says whether all that is left to do is to wait for the peer's FIN: its TCP has acknowledged everything, and nobody
+    /// is there to read. A reset could make it throw away what its process has not read yet.
+    fn may_leave(&self, control: &Control<S>) -> bool {
+        let is_over = control.released && control.fin == Fin::Sent && !control.reset;
+        is_over && self.state() == bindings::SQUALL_TCP_FIN_WAIT2
+    }
+
     /// `linger_timeout` has passed since the release, or since this was called last.
     ///
     /// A peer that still acknowledges what it was sent gets the rest, however long that takes; one
-    /// that does not has `send_timeout`. When all is acknowledged the peer's FIN is due.
+    /// that does not has `send_timeout`. When all is acknowledged the peer's FIN is due: one that still sends has some
+    /// more time, as a reset would be the answer once TCP waits alone.
     fn lingered(&self, control: &mut Control<S>) {
-        let sk = self.sk.as_ptr();
-        // SAFETY: The lock is held.
-        let all_acked = unsafe { bindings::squall_sk_write_queue_empty(sk) };
-        if all_acked && self.inbox.lock().queue.is_empty() {
-            if control.fin != Fin::Reset {
+        let (now, linger) = (Moment::now(), sysctl::linger_timeout());
+        if self.may_leave(control) {
+            let all = control
+                .sent_at
+                .after_ms(linger.saturating_mul(LINGER_ROUNDS));
+            let quiet = control.received_at.after_ms(linger);
+            let until = if quiet.is_before(all) { quiet } else { all };
+            if now.is_before(until) {
+                control.deadline = Some(until);
+                self.arm(control, until);
+            } else {
                 stats::inc(Counter::LingerTimeouts);
+                control.fin = Fin::Left;
             }
+            return;
+        }
+        // SAFETY: The lock is held.
+        let all_acked = unsafe { bindings::squall_sk_write_queue_empty(self.sk.as_ptr()) };
+        if all_acked && self.inbox.lock().queue.is_empty() {
+            // The reset is due, or there was no memory for a FIN.
             control.reset = true;
             return;
         }
-        let now = Moment::now();
         self.look_at_acked(control);
         if now.is_before(control.sent_at.after_ms(sysctl::send_timeout())) {
-            let again = now.after_ms(sysctl::linger_timeout());
+            let again = now.after_ms(linger);
             control.deadline = Some(again);
             self.arm(control, again);
         } else {
@@ -303,6 +329,7 @@ impl<S: Session> Conn<S> {
         if !locked.control.connecting && !locked.control.reset {
             match closed {
                 true => self.note_closed(locked, pushed),
+                false if locked.control.fin == Fin::Left => return Some(self.leave(locked)),
                 false => self.flush(&mut locked.control),
             }
         }
@@ -331,7 +358,7 @@ impl<S: Session> Conn<S> {
             return Some(self.destroy(locked));
         }
         if locked.control.released {
-            rx::skip(self.sk, u32::MAX);
+            self.throw_away(&mut locked.control);
             let rest = locked.session.rest();
             return Some(Remains::session(mem::replace(&mut locked.session, rest)));
         }
@@ -413,16 +440,62 @@ impl<S: Session> Conn<S> {
         false
     }
 
+    /// Throws away what the peer still sends.
+    fn throw_away(&self, control: &mut Control<S>) {
+        // SAFETY: Who has `control` holds the lock.
+        if unsafe { bindings::squall_sk_unread(self.sk.as_ptr()) } > 0 {
+            control.received_at = Moment::now();
+        }
+        // Also the FIN.
+        rx::skip(self.sk, u32::MAX);
+    }
+
     /// Gives the closed socket back; the caller drops what remains after unlocking.
     pub(super) fn destroy(&self, locked: &mut Locked<S>) -> Remains<S> {
+        let remains = self.detach(locked);
+        // SAFETY: The lock is held, the socket closed and unhooked.
+        unsafe { bindings::squall_sk_release(self.sk.as_ptr()) };
+        remains
+    }
+
+    /// Leaves the socket to TCP, in FIN_WAIT2; the caller drops what remains after unlocking.
+    fn leave(&self, locked: &mut Locked<S>) -> Remains<S> {
+        // TCP would answer by a reset that something is unread.
+        self.throw_away(&mut locked.control);
+        let mut remains = self.detach(locked);
+        if let Some(own) = remains.own.take() {
+            // The callback takes the reference over.
+            let conn = ARef::into_raw(own);
+            // SAFETY: By the reference the connection is alive, and the entry is on no list any more.
+            unsafe { bindings::squall_close_later(conn.as_ref().registry.get().cast()) };
+        }
+        remains
+    }
+
+    /// Closes a socket that was left to TCP.
+    ///
+    /// # Safety
+    ///
+    /// Called in process context for what was given to `squall_close_later()`.
+    pub(super) unsafe extern "C" fn close_callback(node: *mut bindings::llist_node) {
+        // SAFETY: The node is the field `registry` of a connection, and came with a reference to it.
+        let conn = unsafe {
+            let conn = Self::of_registry(node.cast()).cast_mut();
+            ARef::from_raw(NonNull::new_unchecked(conn))
+        };
+        // SAFETY: No lock is held, and the socket is unhooked.
+        unsafe { bindings::squall_sk_close(conn.sk.as_ptr()) };
+    }
+
+    /// Takes the connection from its socket; the caller drops what remains after unlocking.
+    fn detach(&self, locked: &mut Locked<S>) -> Remains<S> {
         let sk = self.sk.as_ptr();
         locked.control.gone = true;
         locked.control.released = true;
-        // SAFETY: The lock is held, the socket closed and hooked by us. The user data's reference
+        // SAFETY: The lock is held, and the socket hooked by us. The user data's reference
         // is taken over by `Remains`.
         let own = unsafe {
             bindings::squall_sk_unhook(sk);
-            bindings::squall_sk_release(sk);
             bindings::squall_registry_del(self.registry.get());
             self.close_account();
             ARef::from_raw(NonNull::from(self))

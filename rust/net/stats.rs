@@ -100,7 +100,7 @@ counters! {
     Fins "fins";
     /// Connections ended by a reset of ours.
     Resets "resets";
-    /// Lingering connections cut off at `net.squall.linger_timeout_ms`.
+    /// Connections left to TCP at `net.squall.linger_timeout_ms`: all is acknowledged, and the peer has not closed.
     LingerTimeouts "linger_timeouts";
     /// Passes of the per-CPU work.
     Passes "passes";
