@@ -476,6 +476,44 @@ def socket_map():
         until(lambda: web.stats()["tunnels_open"] == 0, 10, "all tunnels ended")
 
 
+@case("a BPF program that has TCP call the module from inside the module's own calls disturbs nothing", limit=60)
+def nested():
+    body = BODY[:300_000]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[i : i + 700] for i in range(0, len(body), 700)))
+    chunks += b"0\r\n\r\n"
+    message, large = ws.frame(BODY[:5000], masked=True), ws.LONG + body * 4
+
+    def serve(peer, _number):
+        with contextlib.suppress(wire.Closed):
+            while not (head := peer.read_head()).get("Upgrade"):
+                equal(peer.read_body(head) == body, True, "body of the request")
+                peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+            peer.send(ws.switching(head))
+            while data := peer.sock.recv(65536):
+                peer.send(data)
+
+    before = squall.module_stats().get("entries_nested", 0)
+    # A rate has few bytes read at a time, so that there is more to read whenever TCP calls.
+    with bpf.low_water(), wire.RawServer(serve) as server, squall.Listener(server) as web:
+        with squall.sysctl(ws_bytes_rate=1 << 30), web.connect() as client:
+            for _ in range(ktap.scaled(10, 3)):
+                client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+                equal(client.read_response()[1] == body, True, "body of the response")
+            with ws.open_tunnel(web) as tunnel:
+                for _ in range(ktap.scaled(100, 20)):
+                    tunnel.send(message)
+                    equal(tunnel.read(len(message)) == message, True, "echo of a message")
+                sender = threading.Thread(target=tunnel.send, args=(large,))
+                sender.start()
+                equal(tunnel.read(len(large)) == large, True, "echo of much")
+                sender.join()
+                tunnel.finish_sending()
+                check(tunnel.ended(), "the FIN came back")
+    count = squall.module_stats().get("entries_nested", 0) - before
+    ktap.note(f"called {count} times from inside")
+    check(count > 0, "TCP did not call")
+
+
 def free(text):
     """The socket has no user data: the lowest bit is a flag."""
     return text.endswith(("user=0x0", "user=0x1"))

@@ -6,7 +6,8 @@
 //!
 //! A [`Conn`] has a socket, the session that its owner keeps with it, and an inbox. The session is
 //! touched only while the socket's spinlock is held in softirq and no process owns the socket; [`Io`]
-//! is the proof of that, and no second one exists meanwhile. One way in is TCP's `data_ready`; the
+//! is the proof of that, and no second one exists meanwhile: a BPF program may have TCP call `data_ready`
+//! from inside a call of ours, which finds a mark then and posts. One way in is TCP's `data_ready`; the
 //! other is [`Conn::serve`], run by this CPU's BH work for connections that were [posted](Conn::post)
 //! an event. TCP's other callbacks come in the middle of TCP's own work, some of them from inside
 //! our own calls, so they do nothing but post.
@@ -239,6 +240,8 @@ pub(crate) struct Conn<S: Session> {
     pub(super) events: Atomic<u32>,
     pub(super) account: Account,
     pub(super) sk: NonNull<bindings::sock>,
+    /// Under the socket's lock. Whoever makes a reference to it marks that by [`Account::enter`], as TCP may call back
+    /// from inside the calls that are made meanwhile: so the mark is not in here.
     pub(super) locked: UnsafeCell<Locked<S>>,
     #[pin]
     pub(super) inbox: BhLock<Inbox<S>>,
@@ -474,7 +477,8 @@ impl<S: Session> Conn<S> {
         let sk = conn.sk.as_ptr();
         // SAFETY: A fresh socket, unlocked; we are in softirq and hold no other socket's lock.
         unsafe { bindings::squall_bh_lock_sock(sk) };
-        // SAFETY: The lock is held, and there is no other reference to what it guards.
+        conn.account.enter();
+        // SAFETY: The lock is held, and there is no other reference to what it guards, nor will TCP's callbacks make one.
         let locked = unsafe { &mut *conn.locked.get() };
         locked.control.connecting = true;
         // SAFETY: The lock is held; the callbacks are not installed.
@@ -497,6 +501,7 @@ impl<S: Session> Conn<S> {
             unsafe { bindings::squall_sk_disconnect(sk) };
             Some(conn.destroy(locked))
         };
+        conn.account.exit();
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(sk) };
         drop(session);

@@ -109,14 +109,15 @@ const SEGMENT: u32 = 72 << 10;
 const PIECE: u32 = 8 << 10;
 
 /// Bits of [`Account::word`]: something is queued and waits for TCP; the client is close to its bound; the connection ends
-/// when everything is acknowledged; then the steps that are unacknowledged, and the pages that are charged, each up to
-/// more than a connection can have.
+/// when everything is acknowledged; somebody is at work under the lock; then the steps that are unacknowledged, and the
+/// pages that are charged, each up to more than a connection can have.
 const WAITING: u32 = 1 << 0;
 const TIGHT: u32 = 1 << 1;
 const ENDING: u32 = 1 << 2;
-const STEPS: u32 = 3;
+const ENTERED: u32 = 1 << 3;
+const STEPS: u32 = 4;
 const STEPS_MAX: u32 = (1 << (PAGES - STEPS)) - 1;
-const PAGES: u32 = 13;
+const PAGES: u32 = 14;
 const PAGES_MAX: u32 = u32::MAX >> PAGES;
 
 /// What a connection holds, as far as it is counted: written under its lock, read by anybody. Every connection has one, so
@@ -149,6 +150,25 @@ impl Account {
     /// Notes that nothing else is queued, and that it is wanted to know when everything is acknowledged.
     pub(super) fn ends(&self) {
         self.word.store(self.word.load(Relaxed) | ENDING, Relaxed);
+    }
+
+    /// Notes that somebody is at work on what the lock guards: from here on TCP's callbacks only post.
+    #[inline]
+    pub(super) fn enter(&self) {
+        self.word.store(self.word.load(Relaxed) | ENTERED, Relaxed);
+    }
+
+    /// Notes that nobody is any more.
+    #[inline]
+    pub(super) fn exit(&self) {
+        self.word.store(self.word.load(Relaxed) & !ENTERED, Relaxed);
+    }
+
+    /// Says whether somebody is at work on what the lock guards. Who asks has the lock in one of its forms: then it is
+    /// the caller of TCP, further up the stack.
+    #[inline]
+    pub(super) fn is_entered(&self) -> bool {
+        self.word.load(Relaxed) & ENTERED != 0
     }
 
     fn is_tight(&self) -> bool {
@@ -238,7 +258,7 @@ impl<S: Session> Conn<S> {
     /// Settles the account, if there is anything to settle.
     #[inline]
     pub(super) fn settle_account(&self, locked: &mut Locked<S>) {
-        let counted = self.account.word.load(Relaxed);
+        let counted = self.account.word.load(Relaxed) & !ENTERED;
         if counted | self.received() | (self.unacknowledged() >> STEP_BITS) != 0 {
             self.settle_anew(locked);
         }
@@ -265,7 +285,7 @@ impl<S: Session> Conn<S> {
             false => self.charge(locked, before, pages),
         };
         let sent = steps(sent);
-        let flags = self.account.word.load(Relaxed) & ENDING;
+        let flags = self.account.word.load(Relaxed) & (ENDING | ENTERED);
         let flags = flags | if tight { TIGHT } else { 0 } | if waiting { WAITING } else { 0 };
         let word = pages.wrapping_shl(PAGES) | sent.wrapping_shl(STEPS) | flags;
         self.account.word.store(word, Relaxed);
@@ -344,7 +364,8 @@ impl<S: Session> Conn<S> {
         if pages == 0 {
             return;
         }
-        self.account.word.store(0, Relaxed);
+        let entered = self.account.word.load(Relaxed) & ENTERED;
+        self.account.word.store(entered, Relaxed);
         // SAFETY: No preconditions.
         unsafe { bindings::squall_memory_add(-pages) };
         if let Some(place) = self.account.client() {

@@ -82,8 +82,12 @@ impl<S: Session> Conn<S> {
             self.put_off(events);
             None
         } else {
-            // SAFETY: The lock is held and the socket not owned, so nobody else is in here.
-            self.serve_locked(unsafe { &mut *self.locked.get() }, events, false)
+            self.account.enter();
+            // SAFETY: The lock is held and the socket not owned, so nobody else is in here; what TCP calls from inside our
+            // own calls finds the mark.
+            let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events, false);
+            self.account.exit();
+            remains
         };
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
@@ -105,9 +109,11 @@ impl<S: Session> Conn<S> {
             return self.post(events | EV_TX);
         }
         super::count_context();
+        self.account.enter();
         // SAFETY: The lock is held and the socket not owned, so nobody else is in here: a callback of
-        // this socket that is under way would have the lock.
+        // this socket that is under way would have the lock, and one that begins finds the mark.
         let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events, pushed);
+        self.account.exit();
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
         drop(remains);
@@ -561,20 +567,33 @@ impl<S: Session> Conn<S> {
             return;
         }
         super::count_context();
-        // SAFETY: TCP holds the spinlock in softirq and no process owns the socket. TCP does not
-        // call this from inside the calls that we make under the lock.
-        let locked = unsafe { &mut *conn.locked.get() };
+        if conn.account.is_entered() {
+            // TCP is in a call of ours, and a BPF program that it ran set SO_RCVLOWAT, or the like.
+            stats::inc(Counter::EntriesNested);
+            conn.post(EV_RX);
+            return;
+        }
+        conn.account.enter();
+        // SAFETY: TCP holds the spinlock in softirq and no process owns the socket. Whoever of this module had a
+        // reference would have left the mark, which every place does that makes one: while a reference exists the mark
+        // is there.
+        conn.read_locked(unsafe { &mut *conn.locked.get() });
+        conn.account.exit();
+    }
+
+    /// Has the session read what has come.
+    fn read_locked(&self, locked: &mut Locked<S>) {
         if locked.control.connecting || locked.control.gone || locked.control.reset {
             return;
         }
-        conn.call(locked, false, |session, io| {
+        self.call(locked, false, |session, io| {
             (io.control.hooks.data_ready)(session, io)
         });
-        conn.settle_account(locked);
+        self.settle_account(locked);
         let control = &locked.control;
         let ends = control.released || control.reset || control.fin == Fin::Wanted;
         if ends || control.pause == Pause::Retry {
-            conn.post(EV_TX);
+            self.post(EV_TX);
         }
     }
 

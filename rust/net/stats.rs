@@ -36,6 +36,8 @@ counters! {
     EntriesSoftirq "entries_softirq";
     /// Entries of the data path in any other context: stays 0.
     EntriesOther "entries_other";
+    /// Times that TCP called from inside a call of this module, which had to be posted.
+    EntriesNested "entries_nested";
     /// Entries put off because a process held the socket.
     EntriesOwned "entries_owned";
     /// Downstream connections accepted.

@@ -200,7 +200,9 @@ impl<'a, S: Session> Direct<'a, S> {
         if !unsafe { bindings::squall_bh_trylock_sock(conn.sk.as_ptr()) } {
             return None;
         }
-        // SAFETY: The lock is held and the socket not owned, so nobody else is in here.
+        conn.account.enter();
+        // SAFETY: The lock is held and the socket not owned, so nobody else is in here; what TCP calls from inside our own
+        // calls finds the mark.
         let control = unsafe { &mut (*conn.locked.get()).control };
         // INVARIANT: From here on dropping it unlocks.
         let direct = Direct {
@@ -275,6 +277,7 @@ impl<S: Session> Drop for Direct<'_, S> {
             stats::add(Counter::TxBytes, self.sent as u64);
             self.conn.settle_sent();
         }
+        self.conn.account.exit();
         // SAFETY: By the invariant.
         unsafe { bindings::squall_bh_unlock_sock(self.conn.sk.as_ptr()) };
     }
