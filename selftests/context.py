@@ -5,7 +5,7 @@
 import subprocess
 import threading
 
-from lib import ktap, peers, session, squall, trace, wire, ws
+from lib import ktap, netns, peers, session, squall, trace, wire, ws
 from lib.ktap import case, check, equal, until
 
 ROUNDS = ktap.scaled(200, 40)
@@ -91,6 +91,22 @@ def owned():
         finally:
             stop.set()
             looker.join()
+
+
+@case("what a thread of NAPI receives counts as softirq")
+@softirq_only
+def threaded():
+    with netns.Namespace("near", 1) as near:
+        # With GRO veth has NAPI.
+        netns.shell(f"ethtool -K {near.name} gro on")
+        squall.write(f"/sys/class/net/{near.name}/threaded", 1)
+        threads = subprocess.run(["pgrep", "-f", f"napi/{near.name}"], capture_output=True, text=True, check=False).stdout
+        check(threads, "there is no thread")
+        with ws.echo_server(host=near.address, namespace=near) as server:
+            with squall.Listener(server, host=near.gateway) as web, ws.open_tunnel(web, namespace=near) as client:
+                for number in range(ROUNDS):
+                    client.send(b"y" * (number * 100 + 1))
+                    client.read(number * 100 + 1)
 
 
 @case("senders that are held back and resumed enter it in softirq only", limit=60)

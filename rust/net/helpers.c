@@ -184,9 +184,14 @@ void squall_kfree_rcu(struct rcu_head *head, void *object)
 	kvfree_call_rcu((struct kvfree_rcu_head *)head, object);
 }
 
+/*
+ * Softirq, or a kernel thread that does a softirq's work with BH disabled:
+ * napi_threaded_poll(), and what runs the backlogs of CPUs.
+ */
 bool squall_in_softirq(void)
 {
-	return in_serving_softirq();
+	return in_serving_softirq() ||
+	       (in_softirq() && current->flags & PF_KTHREAD);
 }
 
 /* Any context.  The same in every boot, as who relies on it may expect. */
