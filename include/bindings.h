@@ -275,7 +275,7 @@ void squall_sk_release(struct sock *sk);
 int squall_sk_connect(struct sock *sk, const void *addr, int len);
 void squall_sk_disconnect(struct sock *sk);
 bool squall_sk_shutdown_send(struct sock *sk);
-bool squall_can_send_control(void);
+bool squall_can_send_control(bool reset);
 void squall_sk_limits(struct sock *sk, u32 rcvbuf, u32 sndbuf, u32 unsent_max);
 void squall_sk_buffers(struct sock *sk, u32 rcvbuf, u32 sndbuf);
 void squall_sk_keepalive(struct sock *sk, u32 ms);

@@ -340,7 +340,7 @@ impl<S: Session> Conn<S> {
             }
         }
         if locked.control.reset && !closed {
-            if !self.control_segment(&mut locked.control) {
+            if !self.control_segment(&mut locked.control, true) {
                 return None;
             }
             stats::inc(Counter::Resets);
@@ -405,7 +405,7 @@ impl<S: Session> Conn<S> {
             return self.reset_if_acked(control);
         }
         if control.fin == Fin::Wanted && self.inbox.lock().queue.is_empty() {
-            if !self.control_segment(control) {
+            if !self.control_segment(control, false) {
                 return;
             }
             control.fin = Fin::Sent;
@@ -432,11 +432,11 @@ impl<S: Session> Conn<S> {
         unsafe { bindings::squall_sk_wait_space(sk) };
     }
 
-    /// Says whether a FIN or a reset can be sent now; if not, it is tried again soon, but no more than
+    /// Says whether a reset, or else a FIN, can be sent now; if not, it is tried again soon, but no more than
     /// [`CONTROL_TRIES`] times.
-    fn control_segment(&self, control: &mut Control<S>) -> bool {
+    fn control_segment(&self, control: &mut Control<S>, reset: bool) -> bool {
         // SAFETY: No preconditions.
-        if control.tries >= CONTROL_TRIES || unsafe { bindings::squall_can_send_control() } {
+        if control.tries >= CONTROL_TRIES || unsafe { bindings::squall_can_send_control(reset) } {
             control.tries = 0;
             return true;
         }

@@ -489,11 +489,14 @@ void squall_sk_disconnect(struct sock *sk)
 /*
  * TCP sends a FIN or a reset once: if there is no memory for it, the peer never
  * hears of it.  Any context: says whether there was memory for one just now,
- * which is then on this CPU's free list.
+ * which is then on this CPU's free list.  tcp_send_fin() takes it from another
+ * cache than tcp_send_active_reset().
  */
-bool squall_can_send_control(void)
+bool squall_can_send_control(bool reset)
 {
-	struct sk_buff *skb = alloc_skb_fclone(MAX_TCP_HEADER, SQUALL_GFP_ATOMIC);
+	struct sk_buff *skb = reset ?
+		alloc_skb(MAX_TCP_HEADER, SQUALL_GFP_ATOMIC) :
+		alloc_skb_fclone(MAX_TCP_HEADER, SQUALL_GFP_ATOMIC);
 
 	if (!skb)
 		return false;
