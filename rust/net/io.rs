@@ -182,6 +182,11 @@ impl<S: Session> Io<'_, S> {
         !self.conn.inbox.lock().queue.is_empty()
     }
 
+    /// Sets a flag that others can read, by [`Conn::flag`].
+    pub(crate) fn set_flag(&mut self, on: bool) {
+        self.conn.account.set_flag(on);
+    }
+
     /// Takes the mail.
     pub(crate) fn take_mail(&mut self) -> Option<S::Mail> {
         self.conn.inbox.lock().mail.take()

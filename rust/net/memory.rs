@@ -109,15 +109,18 @@ const SEGMENT: u32 = 72 << 10;
 const PIECE: u32 = 8 << 10;
 
 /// Bits of [`Account::word`]: something is queued and waits for TCP; the client is close to its bound; the connection ends
-/// when everything is acknowledged; somebody is at work under the lock; then the steps that are unacknowledged, and the
+/// when everything is acknowledged; somebody is at work under the lock; the session's flag; then the steps that are unacknowledged, and the
 /// pages that are charged, each up to more than a connection can have.
 const WAITING: u32 = 1 << 0;
 const TIGHT: u32 = 1 << 1;
 const ENDING: u32 = 1 << 2;
 const ENTERED: u32 = 1 << 3;
-const STEPS: u32 = 4;
+const FLAG: u32 = 1 << 4;
+const STEPS: u32 = 5;
+/// What settling leaves as it is.
+const KEPT: u32 = ENDING | ENTERED | FLAG;
 const STEPS_MAX: u32 = (1 << (PAGES - STEPS)) - 1;
-const PAGES: u32 = 14;
+const PAGES: u32 = 15;
 const PAGES_MAX: u32 = u32::MAX >> PAGES;
 
 /// What a connection holds, as far as it is counted: written under its lock, read by anybody. Every connection has one, so
@@ -171,6 +174,12 @@ impl Account {
         self.word.load(Relaxed) & ENTERED != 0
     }
 
+    /// Sets a bit that the session has for itself. Under the lock.
+    pub(super) fn set_flag(&self, on: bool) {
+        let rest = self.word.load(Relaxed) & !FLAG;
+        self.word.store(rest | if on { FLAG } else { 0 }, Relaxed);
+    }
+
     fn is_tight(&self) -> bool {
         self.word.load(Relaxed) & TIGHT != 0
     }
@@ -218,6 +227,12 @@ impl<S: Session> Conn<S> {
         (sysctl::queue_high() as usize).min(own as usize)
     }
 
+    /// Returns the flag that the session has set with [`Io::set_flag`](super::Io). Any context; who was told afterwards
+    /// that it is set sees that.
+    pub(crate) fn flag(&self) -> bool {
+        self.account.word.load(Relaxed) & FLAG != 0
+    }
+
     /// Returns the peer's address. Any context; it may be another one once the connection is closed.
     pub(crate) fn peer_ip(&self) -> IpAddr {
         addr::peer(self.sk).ip()
@@ -258,7 +273,7 @@ impl<S: Session> Conn<S> {
     /// Settles the account, if there is anything to settle.
     #[inline]
     pub(super) fn settle_account(&self, locked: &mut Locked<S>) {
-        let counted = self.account.word.load(Relaxed) & !ENTERED;
+        let counted = self.account.word.load(Relaxed) & !KEPT;
         if counted | self.received() | (self.unacknowledged() >> STEP_BITS) != 0 {
             self.settle_anew(locked);
         }
@@ -285,7 +300,7 @@ impl<S: Session> Conn<S> {
             false => self.charge(locked, before, pages),
         };
         let sent = steps(sent);
-        let flags = self.account.word.load(Relaxed) & (ENDING | ENTERED);
+        let flags = self.account.word.load(Relaxed) & KEPT;
         let flags = flags | if tight { TIGHT } else { 0 } | if waiting { WAITING } else { 0 };
         let word = pages.wrapping_shl(PAGES) | sent.wrapping_shl(STEPS) | flags;
         self.account.word.store(word, Relaxed);
@@ -364,8 +379,8 @@ impl<S: Session> Conn<S> {
         if pages == 0 {
             return;
         }
-        let entered = self.account.word.load(Relaxed) & ENTERED;
-        self.account.word.store(entered, Relaxed);
+        let kept = self.account.word.load(Relaxed) & KEPT;
+        self.account.word.store(kept, Relaxed);
         // SAFETY: No preconditions.
         unsafe { bindings::squall_memory_add(-pages) };
         if let Some(place) = self.account.client() {

@@ -50,8 +50,7 @@ use super::{
         REFUSED_502,
         REFUSED_504,
         STALE,
-        SWITCHED,
-        WHOLE, //
+        SWITCHED, //
     },
     settings::Setting,
     site::Site,
@@ -398,6 +397,7 @@ impl Downstream {
         let Some(conn) = checkout.conn() else {
             return false;
         };
+        io.set_flag(false);
         if let Err(undelivered) = conn.deliver(&mut bytes, Some(Mail::Job(job))) {
             if let Some(Mail::Job(job)) = undelivered.0 {
                 exchange.awaiting = job.cancel();
@@ -452,7 +452,8 @@ impl Downstream {
         match exchange.body.forward(io, &conn) {
             Ok(Forwarded::All) => {
                 self.await_response(io);
-                io.push(&conn, events | WHOLE);
+                io.set_flag(true);
+                io.push(&conn, events);
             }
             Ok(Forwarded::Part) => {
                 exchange.held_back = true;

@@ -157,8 +157,6 @@ pub(crate) const REFUSED_504: Events = Events::session::<15>();
 pub(crate) const ABORTED: Events = Events::session::<9>();
 /// To upstream: there is a job in the mail.
 pub(crate) const ASSIGNED: Events = Events::session::<10>();
-/// To upstream: the whole request has been queued.
-pub(crate) const WHOLE: Events = Events::session::<16>();
 /// To upstream: nobody wants this connection any more.
 pub(crate) const GONE: Events = Events::session::<11>();
 /// To a tunnel: the other end got a FIN; pass it on behind what is queued.

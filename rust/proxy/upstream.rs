@@ -44,8 +44,7 @@ use super::{
         FAILED_504,
         GONE,
         STALE,
-        SWITCHED,
-        WHOLE, //
+        SWITCHED, //
     },
     settings::Setting,
     tunnel::{
@@ -143,7 +142,8 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Makes the job for a request of `client`. If there is a rest, `WHOLE` will be posted behind it.
+    /// Makes the job for a request of `client`. If there is a rest, the client's flag says when all of it has been queued: what is
+    /// posted could come when the connection has another job.
     pub(crate) fn new(
         client: ARef<Conn>,
         route: Arc<Route>,
@@ -183,15 +183,15 @@ impl Job {
         })
     }
 
-    /// Says whether the whole request has been queued to `io`.
-    fn is_whole(&self, io: &Io<'_>) -> bool {
-        self.rest == Rest::Nothing || io.conn().is_posted(WHOLE)
+    /// Says whether the whole request has been queued.
+    fn is_whole(&self) -> bool {
+        self.rest == Rest::Nothing || self.client.flag()
     }
 
     /// Says whether the server cannot be expected to answer: it waits for the client.
     fn waits_for_client(&self, io: &Io<'_>) -> bool {
         let asked_for = self.rest != Rest::Expected || self.interim > 0;
-        !self.is_whole(io) && asked_for && !io.unsent()
+        !self.is_whole() && asked_for && !io.unsent()
     }
 
     /// Says whether the client, which is slow, holds the server back.
@@ -351,7 +351,7 @@ impl Upstream {
         };
         // Bytes behind the response belong to nothing.
         let reuse = job.may_reuse && io.unread() == 0 && !io.eof() && !io.is_closed();
-        let whole = job.is_whole(io);
+        let whole = job.is_whole();
         let close = if job.close_after {
             CLOSE_AFTER
         } else {
@@ -386,7 +386,7 @@ impl Upstream {
     fn lost(&mut self, io: &mut Io<'_>) {
         if let Some(mut job) = self.job.take() {
             // A server may be tired of waiting for the rest.
-            if job.is_whole(io) {
+            if job.is_whole() {
                 pool::request_failed(&self.pool);
             }
             let fin = io.fin_received();
@@ -502,7 +502,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     let (head, bytes) = reading.complete(io)?;
     let response = Response::from_head(head, &job.asked, &bytes).map_err(Failure::Protocol)?;
     // An error while the request is still coming: the server will hardly wait for the rest of it.
-    let whole = job.is_whole(io);
+    let whole = job.is_whole();
     let refused = response.status >= 400 && !whole;
     let delivery = Delivery::new(&response, &job.asked, !refused);
     if let (Some(log), true) = (&job.log, response.kind != ResponseKind::Interim) {
@@ -629,11 +629,8 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         upstream.since = Moment::now();
         pool::connected(&upstream.pool, io.conn());
     }
-    if events & (ASSIGNED | WHOLE) != 0 {
+    if events & ASSIGNED != 0 {
         upstream.assigned(io);
-    }
-    if let (Some(job), true) = (&mut upstream.job, events & WHOLE != 0) {
-        job.rest = Rest::Nothing;
     }
     if events & (GONE | ABORTED) != 0 {
         match upstream.job.take() {
