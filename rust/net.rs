@@ -4,7 +4,8 @@
 //!
 //! Knows no HTTP. What is built on it sees a [`Conn`] with a [`Session`] and [`Hooks`], an [`Io`]
 //! while the connection's lock is held, an [`OutQueue`] of bytes on their way out, a [`Listener`],
-//! and a [`Task`] for what is not about one connection.
+//! and a [`Task`] for what is not about one connection. What may be done in softirq only asks for
+//! [`Softirq`], which an [`Io`] has and a running [`Task`] is given.
 //!
 //! # Contexts
 //!
