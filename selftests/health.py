@@ -12,6 +12,10 @@ from lib.ktap import case, check, equal, until
 PAUSE = 700 * ktap.PACE
 
 
+# A whole response. That an option of Connection has to be a token is a rule of Squall's own to insist on.
+REFUSED = wire.response(b"odd", fields=["Connection: not a token"])
+
+
 class Server(wire.RawServer):
     """A server with a name, whose way to answer can be changed at any time."""
 
@@ -42,6 +46,8 @@ class Server(wire.RawServer):
                 peer.send(wire.response(self.name.encode()))
             elif mode == "garbage":
                 peer.send(b"HTTP/1.1 no status at all\r\n\r\n")
+            elif mode == "refused":
+                peer.send(REFUSED)
             elif mode == "silent":
                 self.go_on.wait(ktap.seconds(20))
                 return
@@ -115,6 +121,52 @@ def garbage():
 @case("a server that answers nothing is paused after fails_max requests, then tried with one")
 def silent():
     fails("silent", 504)
+
+
+@case("a response that is refused for a field is counted, and is no failure of the server: nothing is paused")
+def merely_strict():
+    with route(1, fails_max=3, health_path="/health", health_interval_ms=100, health_fall=1) as (web, (server,)):
+        server.health = REFUSED
+        server.mode = "refused"
+        refused, checks = squall.module_stats()["bad_responses"], web.server_stats()["checks"]
+        equal([post(web)[0] for _ in range(4)], [502] * 4, "status of what is refused")
+        equal(squall.module_stats()["bad_responses"] - refused, 4, "bad_responses")
+        stats = web.server_stats()
+        equal((stats["up"], stats["fails"], stats["requests_failed"]), (1, 0, 0), "up, fails and requests_failed")
+        equal(stats["responses_refused"], 4, "responses_refused")
+        for mode in ("close", "close", "refused", "close"):
+            server.mode = mode
+            equal(post(web)[0], 502, f"status, {mode}")
+        equal(web.server_stats()["up"], 1, "up: it has answered in between")
+        until(lambda: web.server_stats()["checks"] >= checks + 3, 10, "checks have ended")
+        stats = web.server_stats()
+        equal((stats["healthy"], stats["checks_failed"]), (1, 0), "healthy, and checks that failed")
+        server.mode = "good"
+        equal(post(web)[0], 200, "status when it answers again")
+
+
+@case("a silent server is not to blame when its client has closed and may have left: nothing is paused")
+def client_left():
+    def stream(peer, _number):
+        peer.read_head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        peer.read_rest()
+
+    with wire.RawServer(stream) as server, squall.Listener(server) as web:
+        squall.write(f"{web.server_directory()}/fails_max", 1)
+        squall.write(f"{web.directory}/{squall.ROUTE}/response_timeout_ms", 400 * ktap.PACE)
+        for closes in (True, False):
+            before = squall.module_stats()
+            with web.connect() as client:
+                client.send(wire.request())
+                client.read_until(b"data: 1\n\n")
+                if closes:
+                    client.finish_sending()
+                check(client.was_reset(), "the response was not ended")
+            now, stats = squall.module_stats(), web.server_stats()
+            grown = tuple(now[name] - before[name] for name in ("clients_left", "response_timeouts"))
+            equal(grown, (1, 0) if closes else (0, 1), f"clients_left and response_timeouts, {closes=}")
+            equal((stats["up"], stats["requests_failed"]), (1, 0) if closes else (0, 1), f"up and requests_failed, {closes=}")
 
 
 @case("failures that do not follow each other pause nothing, nor do any by default")

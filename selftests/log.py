@@ -178,6 +178,24 @@ def again():
         one(web, reader, wire.request("/7"), status=200, bytes_out=7, end=("nobody", "done"))
 
 
+@case("a client that leaves a stream of events by FIN: that is what the record says, not that the server was late")
+def left():
+    def stream(peer, _number):
+        peer.read_head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        peer.read_rest()
+
+    with wire.RawServer(stream) as server, squall.Listener(server) as web, genl.Reader() as reader:
+        squall.write(f"{web.directory}/{squall.ROUTE}/response_timeout_ms", 400 * ktap.PACE)
+        for end in (("client", "fin"), ("server", "timeout")):
+            with web.connect() as client:
+                client.send(wire.request("/events"))
+                client.read_until(b"data: 1\n\n")
+                if end[0] == "client":
+                    client.finish_sending()
+                expect(reader.take(1)[0], status=200, target="/events", bytes_out=9, end=end)
+
+
 @case("a tunnel: a record of the request, and one of the tunnel with its bytes, who ended it and how")
 def tunnel():
     resets = lambda peer, _number: peer.read(4) and peer.reset()

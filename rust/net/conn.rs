@@ -545,6 +545,13 @@ impl<S: Session> Conn<S> {
         self.raise(events);
     }
 
+    /// Says whether the peer has sent its FIN, and everything before it has come. May be called with another
+    /// connection's lock held.
+    pub(crate) fn fin_received(&self) -> bool {
+        // SAFETY: The socket is there as long as the connection is. This reads one bit of its flags, at once.
+        unsafe { bindings::squall_sk_fin_received(self.sk.as_ptr()) }
+    }
+
     /// Says whether the receiver holds senders back: its queue is full, or has been, and not become short again
     /// since.
     pub(crate) fn holds_back(&self) -> bool {

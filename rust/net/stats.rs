@@ -60,6 +60,8 @@ counters! {
     BadRequests "bad_requests";
     /// Responses of servers that were refused.
     BadResponses "bad_responses";
+    /// Responses ended because the server was silent and the client had closed its side.
+    ClientsLeft "clients_left";
     /// Server connections ended because they were idle for `idle_ms`, or more than are kept.
     IdleSurplus "idle_surplus";
     /// Connections closed because no byte came within `net.squall.first_byte_timeout_ms`.

@@ -152,6 +152,24 @@ errors! {
 }
 
 impl Error {
+    /// Says whether a response that breaks the rule is no response, or cannot be read to its end: the server has
+    /// failed. A response that breaks another rule is one. It is refused because it is not safe to pass it on,
+    /// which others may see differently, and the server is not to blame.
+    pub const fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Error::BadVersion
+                | Error::UnsupportedVersion
+                | Error::BadStatus
+                | Error::UnaskedSwitch
+                | Error::SwitchProtocol
+                | Error::SwitchConnection
+                | Error::SwitchAccept
+                | Error::BadChunkSize
+                | Error::Truncated
+        )
+    }
+
     /// Says whether it is an offer to upgrade that broke the rule.
     pub const fn is_of_offer(self) -> bool {
         matches!(

@@ -277,10 +277,17 @@ impl Check {
             via: false,
         };
         let (head, bytes) = reading.complete(io)?;
-        let response = Response::from_head(head, &asked, &bytes).map_err(Failure::Protocol)?;
+        let kind = match Response::from_head(head, &asked, &bytes) {
+            Ok(response) => response.kind,
+            Err(error) if error.is_failure() => return Err(Failure::Protocol(error)),
+            // It is not passed on, and so its status is all that counts.
+            Err(_) if head.status < 200 => ResponseKind::Interim,
+            Err(_) => ResponseKind::Final,
+        };
+        let status = head.status;
         io.consume(reading.len());
         Reading::end(reading);
-        Ok(Some((response.kind, response.status)))
+        Ok(Some((kind, status)))
     }
 }
 

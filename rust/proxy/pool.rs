@@ -128,6 +128,7 @@ pub(crate) struct Counts {
     pub(crate) tunnels_opened: Tally,
     pub(crate) tunnels_closed: Tally,
     pub(crate) requests_failed: Tally,
+    pub(crate) responses_refused: Tally,
     pub(crate) checks: Tally,
     pub(crate) checks_failed: Tally,
 }
@@ -440,6 +441,12 @@ impl Server {
             self.counts.checks_failed.inc();
         }
         self.shared.lock().record.checked(number, good);
+    }
+
+    /// Notes that a request was answered with a response that is not passed on.
+    pub(crate) fn refused_response(&self) {
+        self.counts.responses_refused.inc();
+        self.answered();
     }
 
     /// Notes that a request was answered.

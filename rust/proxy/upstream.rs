@@ -408,7 +408,10 @@ impl Upstream {
             match failure {
                 Failure::Protocol(error) => {
                     count_response_error(error);
-                    pool::request_failed(&self.pool);
+                    match error.is_failure() {
+                        true => pool::request_failed(&self.pool),
+                        false => self.pool.refused_response(),
+                    }
                     job.end(By::Server, Why::Protocol);
                 }
                 Failure::NoMemory => {
@@ -455,13 +458,19 @@ impl Upstream {
         if job.is_held_back(io) || job.waits_for_client(io) {
             return io.set_deadline(timeout);
         }
-        stats::inc(match &job.body {
-            None if job.tunnel.is_some() => Counter::HandshakeTimeouts,
-            _ => Counter::ResponseTimeouts,
-        });
-        pool::request_failed(&self.pool);
-        job.verdict = FAILED_504;
-        job.end(By::Server, Why::Timeout);
+        // A client that has closed its side may read on. As long as the server is silent nothing shows that it does not.
+        if job.started && job.client.fin_received() {
+            stats::inc(Counter::ClientsLeft);
+            job.end(By::Client, Why::Fin);
+        } else {
+            stats::inc(match &job.body {
+                None if job.tunnel.is_some() => Counter::HandshakeTimeouts,
+                _ => Counter::ResponseTimeouts,
+            });
+            pool::request_failed(&self.pool);
+            job.verdict = FAILED_504;
+            job.end(By::Server, Why::Timeout);
+        }
         self.job = None;
         io.reset();
     }

@@ -335,6 +335,7 @@ impl AttributeOperations<2> for ServerDir {
             writeln!(text, "up {}", u8::from(now.up))?;
             writeln!(text, "fails {}", now.fails)?;
             writeln!(text, "requests_failed {}", counts.requests_failed.get())?;
+            writeln!(text, "responses_refused {}", counts.responses_refused.get())?;
             writeln!(text, "healthy {}", u8::from(now.healthy))?;
             writeln!(text, "checks {}", counts.checks.get())?;
             writeln!(text, "checks_failed {}", counts.checks_failed.get())
