@@ -38,6 +38,100 @@ def recovers(web, limit=10):
 HELLO = wire.plain_handler(lambda head, _body: wire.response(head.start.split(" ")[1].encode()))
 
 
+class Tired(wire.RawServer):
+    """A server that answers one request on a connection and then sends `words`, each by itself, as if to another one.
+
+    Without `answers` it does so at once. What came behind that is in `ends`: "fin" or "reset".
+    """
+
+    def __init__(self, words, answers=True):
+        super().__init__(self._serve_one)
+        self.words, self.answers, self.ends = words, answers, []
+
+    def _serve_one(self, peer, _number):
+        if self.answers:
+            peer.read_head()
+            peer.send(wire.response(b"answer"))
+            time.sleep(0.2)
+        for word in self.words:
+            peer.send(word)
+            time.sleep(0.05)
+        try:
+            self.ends.append("fin" if peer.ended() else "more")
+        except ConnectionResetError:
+            self.ends.append("reset")
+
+
+# As Node's server sends it to a connection that has been idle for a minute.
+NODE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"
+SAYS_CLOSE = wire.response(b"Goodbye.", "408 Request Timeout", ["Connection: close"])
+
+
+@case("a server that closes an idle connection by a 408, or another response that says so, is counted and gets a FIN")
+def idle_closed():
+    cases = [
+        ([NODE], "fin"), ([NODE[:20], NODE[20:]], "fin"), ([SAYS_CLOSE], "fin"), ([SAYS_CLOSE[:-3], b"ye."], "fin"),
+        ([b"HTTP/1.0 503 Busy\r\nContent-Length: 0\r\n\r\n"], "fin"),
+        ([wire.response(b"no close")], "reset"), ([SAYS_CLOSE + b"more"], "reset"), ([b"220 mail\r\n"], "reset"),
+        ([b"HTTP/1.1 100 Continue\r\nConnection: close\r\n\r\n"], "reset"),
+    ]  # fmt: skip
+    for words, end in cases:
+        with Tired(words) as server, squall.Listener(server, connections=None, idle_ms=60_000) as web:
+            squall.write(f"{web.server_directory()}/fails_max", 1)
+            before = squall.module_stats()
+            for number in range(2):
+                equal(get(web), (200, b"answer"), f"answer {number}, {words}")
+                until(lambda number=number: len(server.ends) > number, 5, f"the connection ends, {words}")
+            equal(server.ends, [end] * 2, f"how the connections ended, {words}")
+            now, stats = squall.module_stats(), web.server_stats()
+            grown = tuple(now[name] - before[name] for name in ("idle_closed", "bad_responses", "retried"))
+            equal(grown, (2, 0, 0) if end == "fin" else (0, 2, 0), f"idle_closed, bad_responses and retried, {words}")
+            equal((stats["up"], stats["failures"], stats["requests_failed"]), (1, 0, 0), f"up and failures, {words}")
+
+
+@case("a server that closes connections by a response before they are used does not count as failing, and no loop begins")
+def tired_at_once():
+    with Tired([NODE], answers=False) as server, squall.Listener(server, connections=2, wait=False) as web:
+        until(lambda: squall.module_stats()["idle_closed"] >= 4, 10, "connections are closed")
+        stats = web.server_stats()
+        equal((stats["up"], stats["failures"]), (1, 0), "up and failures")
+        connects = stats["connects"]
+        time.sleep(1)
+        more = web.server_stats()["connects"] - connects
+        # Two at a time, with the least backoff in between, less its jitter.
+        check(0 < more <= 2 * (1000 // 37 + 1), f"{more} attempts in a second")
+
+
+@case("a request whose client has closed its side while it waits for a connection is served; one that was reset is taken back")
+def closed_while_waiting():
+    hold, seen = threading.Event(), []
+
+    def serve(head, _body):
+        seen.append(head.start.split(" ")[1])
+        if seen[-1] == "/hold":
+            hold.wait(ktap.seconds(20))
+        return wire.response(seen[-1].encode())
+
+    with wire.RawServer(wire.plain_handler(serve)) as server, squall.Listener(server, connections=1) as web:
+        squall.write(f"{web.server_directory()}/connections_max", 1)
+        waiting = lambda count: until(lambda: web.server_stats()["waiting"] == count, 5, f"{count} wait")
+        with web.connect() as first, web.connect() as closed, web.connect() as gone, web.connect() as last:
+            first.send(wire.request("/hold"))
+            until(lambda: seen == ["/hold"], 5, "the connection is in use")
+            for number, (client, target) in enumerate(((closed, "/closed"), (gone, "/gone"), (last, "/last")), 1):
+                client.send(wire.request(target))
+                waiting(number)
+            closed.finish_sending()
+            gone.reset()
+            waiting(2)
+            hold.set()
+            equal(first.read_response()[1], b"/hold", "the first answer")
+            equal(closed.read_response()[1], b"/closed", "the answer to the one that had closed its side")
+            check(closed.ended(), "its connection is closed behind that")
+            equal(last.read_response()[1], b"/last", "the answer to the last one")
+        equal(seen, ["/hold", "/closed", "/last"], "requests that the server got")
+
+
 @case("a request without a host names the server that it goes to, also the second one")
 def no_host():
     def silent(peer, _number):

@@ -62,6 +62,8 @@ counters! {
     BadResponses "bad_responses";
     /// Responses ended because the server was silent and the client had closed its side.
     ClientsLeft "clients_left";
+    /// Server connections that the server closed while they were idle, saying so in a response.
+    IdleClosed "idle_closed";
     /// Server connections ended because they were idle for `idle_ms`, or more than are kept.
     IdleSurplus "idle_surplus";
     /// Connections closed because no byte came within `net.squall.first_byte_timeout_ms`.

@@ -601,6 +601,11 @@ pub(crate) fn request_failed(pool: &ARef<Pool>) {
     }
 }
 
+/// Says whether a connection that was never used, and was established then, has not lasted.
+fn is_short(since: Option<Moment>) -> bool {
+    since.is_some_and(|at| Moment::now().is_before(at.after_ms(SHORT_LIVED_MS)))
+}
+
 /// Notes that the server closed a connection, if the connection was idle.
 ///
 /// `since`: when it was established, if it was never used.
@@ -610,13 +615,31 @@ pub(crate) fn closed(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
         // Whoever checked it out accounts for it.
         return;
     }
-    let short = since.is_some_and(|at| Moment::now().is_before(at.after_ms(SHORT_LIVED_MS)));
-    if short {
+    if is_short(since) {
         failed(pool, shared, REFUSED_502);
     } else {
         drop(shared);
         pool.kick();
     }
+}
+
+/// Notes that the server closes a connection and has said so in a response, if the connection was idle. It is there, so
+/// this is no failure; but one that does so at once is not connected to in a loop.
+///
+/// `since`: when it was established, if it was never used.
+pub(crate) fn left(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
+    let mut shared = pool.shared.lock();
+    if !shared.remove_idle(conn) {
+        return;
+    }
+    if is_short(since) && shared.backoff_left() == 0 {
+        let pause = backoff(0);
+        shared.not_before = Some(Moment::now().after_ms(pause));
+        shared.set_timer(pool, pause);
+        return;
+    }
+    drop(shared);
+    pool.kick();
 }
 
 /// Changes how many connections are kept, and how many there may be.

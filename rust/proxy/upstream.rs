@@ -106,13 +106,27 @@ const INTERIM_MAX: u8 = 16;
 pub(crate) struct Upstream {
     pool: ARef<Pool>,
     job: Option<KBox<Job>>,
-    connecting: bool,
-    /// It has served its last exchange: the server is to close it.
-    last: bool,
+    stage: Stage,
     /// It has served an exchange.
     used: bool,
     since: Moment,
 }
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    /// It is idle, or has a job.
+    Open,
+    /// It has served its last exchange: the server is to close it.
+    Last,
+    /// Something came while it was idle, in so many pieces so far: it is out of use, and looks whether it is a response
+    /// that says why.
+    Parting(u8),
+}
+
+/// Pieces in which a response may come on an idle connection.
+const PARTING_MAX: u8 = 32;
 
 /// Memory for the next job.
 pub(super) static SPARES: Spares<MaybeUninit<Job>> = Spares::new();
@@ -261,8 +275,7 @@ impl Upstream {
         Upstream {
             pool,
             job: None,
-            connecting: true,
-            last: false,
+            stage: Stage::Connecting,
             used: false,
             since: Moment::now(),
         }
@@ -316,11 +329,14 @@ impl Upstream {
 
     /// An idle connection: whatever comes ends it.
     fn advance_idle(&mut self, io: &mut Io<'_>) {
-        if self.last {
-            if io.unread() > 0 || io.fin_received() {
-                io.release();
+        match self.stage {
+            Stage::Last if io.unread() > 0 || io.fin_received() => return io.release(),
+            Stage::Last => return,
+            Stage::Parting(_) => {
+                let said = farewell(io);
+                return self.part(io, said);
             }
-            return;
+            Stage::Connecting | Stage::Open => {}
         }
         if io.unread() == 0 && !io.fin_received() {
             return;
@@ -330,18 +346,48 @@ impl Upstream {
             job.verdict = STALE;
             job.end(By::Server, Why::Fin);
         }
-        if io.unread() > 0 {
-            stats::inc(Counter::BadResponses);
-            io.reset();
-        } else {
-            io.release();
+        let said = farewell(io);
+        match said {
+            Some(true) => pool::left(&self.pool, io.conn(), self.unused_since()),
+            _ => self.closed_idle(io),
         }
-        self.closed_idle(io);
+        self.stage = Stage::Parting(0);
+        io.set_deadline(sysctl::linger_timeout());
+        self.part(io, said);
+    }
+
+    /// Ends a connection on which something came while it was idle. A server may say with a response that it closes it,
+    /// as some do with 408. All else is a fault.
+    fn part(&mut self, io: &mut Io<'_>, said: Option<bool>) {
+        if io.unread() == 0 {
+            if io.fin_received() {
+                io.release();
+            }
+            return;
+        }
+        match (self.stage, said) {
+            (_, Some(true)) => {
+                stats::inc(Counter::IdleClosed);
+                io.release();
+            }
+            (Stage::Parting(pieces), None) if pieces < PARTING_MAX && !io.fin_received() => {
+                self.stage = Stage::Parting(pieces.saturating_add(1));
+            }
+            _ => {
+                stats::inc(Counter::BadResponses);
+                io.reset();
+            }
+        }
     }
 
     /// Takes the connection, which is closing, from the pool's idle ones.
     fn closed_idle(&self, io: &Io<'_>) {
-        pool::closed(&self.pool, io.conn(), (!self.used).then_some(self.since));
+        pool::closed(&self.pool, io.conn(), self.unused_since());
+    }
+
+    /// Returns when the connection was established, if it was never used.
+    fn unused_since(&self) -> Option<Moment> {
+        (!self.used).then_some(self.since)
     }
 
     /// The response is complete.
@@ -378,7 +424,7 @@ impl Upstream {
         if !whole || io.unread() > 0 || io.fin_received() || io.is_closed() {
             return io.release();
         }
-        self.last = true;
+        self.stage = Stage::Last;
         io.set_deadline(sysctl::linger_timeout());
     }
 
@@ -437,15 +483,20 @@ impl Upstream {
     }
 
     fn timer(&mut self, io: &mut Io<'_>) {
-        if self.connecting {
-            self.connecting = false;
+        if self.stage == Stage::Connecting {
+            self.stage = Stage::Open;
             pool::connect_failed(&self.pool, pool::failure_event(true));
             io.reset();
             return;
         }
         let Some(job) = &mut self.job else {
-            if self.last {
-                io.discard();
+            match self.stage {
+                Stage::Last => io.discard(),
+                Stage::Parting(_) => {
+                    stats::inc(Counter::BadResponses);
+                    io.reset();
+                }
+                Stage::Connecting | Stage::Open => {}
             }
             return;
         };
@@ -477,7 +528,7 @@ impl Upstream {
 
     fn closed(&mut self, io: &mut Io<'_>, errno: i32) {
         self.assigned(io);
-        if self.connecting {
+        if self.stage == Stage::Connecting {
             let timed_out = errno == -(kernel::error::code::ETIMEDOUT.to_errno());
             pool::connect_failed(&self.pool, pool::failure_event(timed_out));
         } else if self.job.is_some() && errno == -ENOMEM.to_errno() {
@@ -491,6 +542,43 @@ impl Upstream {
         } else {
             self.closed_idle(io);
         }
+    }
+}
+
+/// Says whether what came on an idle connection is a response behind which the server closes; `None` if it is not
+/// complete.
+#[inline(never)] // Its stack frame is not that of every segment.
+fn farewell(io: &Io<'_>) -> Option<bool> {
+    if io.unread() == 0 {
+        return None;
+    }
+    let asked = Asked {
+        head_method: false,
+        upgrade: false,
+        version: Version::Http11,
+        keep_alive: false,
+        via: false,
+    };
+    let mut reading = Reading::new(HeadParser::response()).ok()?;
+    match reading.resume(io, &limits::response()) {
+        Ok(Progress::NeedMore) => return None,
+        Ok(Progress::Done { .. }) => {}
+        Err(_) => return Some(false),
+    }
+    let (head, bytes) = reading.complete(io).ok()?;
+    let Ok(response) = Response::from_head(head, &asked, &bytes) else {
+        return Some(false);
+    };
+    if response.kind != ResponseKind::Final || response.keep_alive {
+        return Some(false);
+    }
+    let behind = u64::from(io.unread().saturating_sub(u32::from(head.len)));
+    match response.framing {
+        BodyFraming::None => Some(behind == 0),
+        BodyFraming::Length(length) if behind < length => None,
+        BodyFraming::Length(length) => Some(behind == length),
+        // Its end is that of the connection, and nobody waits for it.
+        BodyFraming::Chunked | BodyFraming::UntilClose => Some(true),
     }
 }
 
@@ -634,7 +722,7 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
         return;
     };
     if events & CONNECTED != 0 {
-        upstream.connecting = false;
+        upstream.stage = Stage::Open;
         upstream.since = Moment::now();
         pool::connected(&upstream.pool, io.conn());
     }
@@ -650,7 +738,7 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
                 io.reset();
             }
             // The server closes it.
-            None if upstream.last => {}
+            None if matches!(upstream.stage, Stage::Last | Stage::Parting(_)) => {}
             None => io.discard(),
         }
         return;
