@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod auth;
 pub mod canonical;
 pub mod connection;
 pub mod error;

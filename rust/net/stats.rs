@@ -64,6 +64,8 @@ counters! {
     ClientsLeft "clients_left";
     /// Server connections that the server closed while they were idle, saying so in a response.
     IdleClosed "idle_closed";
+    /// Times a server connection was kept for its client connection alone, behind a response.
+    Kept "kept";
     /// Server connections ended because they were idle for `idle_ms`, or more than are kept.
     IdleSurplus "idle_surplus";
     /// Connections closed because no byte came within `net.squall.first_byte_timeout_ms`.

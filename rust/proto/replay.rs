@@ -346,7 +346,7 @@ impl Replay<'_> {
             } else {
                 ""
             };
-            writeln!(self.log, "{expect}{upgrade}")?;
+            writeln!(self.log, "{expect}{upgrade}{}", binds(request.binds))?;
             encode::request(self.head, &request, &self.src, &self.forward, self.out)?;
             self.src.consume(usize::from(self.head.len));
             if request.upgrade.is_some() {
@@ -383,12 +383,13 @@ impl Replay<'_> {
             };
             writeln!(
                 self.log,
-                "response {} {kind} {} {} deliver {} {}",
+                "response {} {kind} {} {} deliver {} {}{}",
                 response.status,
                 Framing(response.framing),
                 keep(response.keep_alive),
                 Framing(delivery.framing),
                 keep(delivery.keep_alive),
+                binds(response.binds),
             )?;
             if response.kind != ResponseKind::Interim || asked.version == Version::Http11 {
                 encode::response(
@@ -531,6 +532,13 @@ impl fmt::Display for Framing {
             BodyFraming::Chunked => f.write_str("chunked"),
             BodyFraming::UntilClose => f.write_str("until-close"),
         }
+    }
+}
+
+fn binds(binds: bool) -> &'static str {
+    match binds {
+        true => " binds",
+        false => "",
     }
 }
 

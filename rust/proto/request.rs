@@ -2,6 +2,7 @@
 
 //! What a request's head means, decided once. RFC 9110, RFC 9112 sections 3 and 6, RFC 6455 section 4.2.1.
 
+use super::auth::credentials_bind;
 use super::connection::Options;
 use super::error::Error;
 use super::field::{
@@ -55,6 +56,8 @@ pub struct Request {
     pub trailers: bool,
     /// What Max-Forwards is to say from here on, in OPTIONS and TRACE. RFC 9110 section 7.6.2.
     pub max_forwards: Option<u64>,
+    /// The request authenticates its connection: what the server takes from it holds for those that follow.
+    pub binds: bool,
     /// The fields that are copied to the server as they are.
     pub forward: FieldSet,
     /// A valid offer to switch to WebSocket. Without it the request is a plain one, whatever its Upgrade field says.
@@ -123,6 +126,7 @@ impl Request {
             expect_continue,
             trailers: !options.others,
             max_forwards,
+            binds: fields.binds,
             forward: forward.without(options.nominated),
             upgrade,
         })
@@ -159,6 +163,8 @@ struct Fields {
     ws_version: Occurrence,
     /// `websocket` is among the protocols in Upgrade. An error in that field matters in an offer only.
     websocket: Result<bool, Error>,
+    /// There are credentials that authenticate the connection.
+    binds: bool,
     /// The fields that this gateway neither keeps nor writes itself.
     forward: FieldSet,
 }
@@ -177,6 +183,7 @@ impl Fields {
             ws_key: Occurrence::Absent,
             ws_version: Occurrence::Absent,
             websocket: Ok(false),
+            binds: false,
             forward: FieldSet::EMPTY,
         };
         for (place, field) in head.fields().iter().enumerate() {
@@ -204,6 +211,10 @@ impl Fields {
                 | KnownField::XForwardedFor
                 | KnownField::XForwardedHost
                 | KnownField::XForwardedProto => false,
+                KnownField::Authorization | KnownField::ProxyAuthorization => {
+                    fields.binds |= credentials_bind(field.value, src);
+                    true
+                }
                 KnownField::Expect => {
                     fields.expect.add(field.value);
                     fields.expect_lines.insert(place);

@@ -3,6 +3,7 @@
 //! What a response's head means, decided once, and how it is delivered to the client.
 //! RFC 9110 sections 6.4.1 and 15, RFC 9112 section 6.3.
 
+use super::auth::challenges_bind;
 use super::connection::Options;
 use super::error::Error;
 use super::field::KnownField;
@@ -76,6 +77,8 @@ pub struct Response {
     pub upgrade_option: bool,
     /// A trailer section may be passed on: no connection option can name a field of it. RFC 9110 section 7.6.1.
     pub trailers: bool,
+    /// The server authenticates connections: whatever it knows of the client it knows of this connection.
+    pub binds: bool,
     /// There is a Date field.
     pub dated: bool,
     /// The fields that are copied to the client as they are.
@@ -92,6 +95,7 @@ impl Response {
         let mut content_length = Occurrence::Absent;
         let mut transfer_encoding = Occurrence::Absent;
         let mut dated = false;
+        let mut binds = false;
         let mut forward = FieldSet::EMPTY;
         for (place, field) in head.fields().iter().enumerate() {
             match field.known {
@@ -99,7 +103,13 @@ impl Response {
                 KnownField::TransferEncoding => transfer_encoding.add(field.value),
                 known if known.is_hop_by_hop() => {}
                 known => {
-                    dated |= known == KnownField::Date;
+                    match known {
+                        KnownField::Date => dated = true,
+                        KnownField::WwwAuthenticate | KnownField::ProxyAuthenticate => {
+                            binds |= challenges_bind(field.value, src);
+                        }
+                        _ => {}
+                    }
                     forward.insert(place);
                 }
             }
@@ -131,6 +141,7 @@ impl Response {
                 && framing != BodyFraming::UntilClose,
             upgrade_option: options.upgrade,
             trailers: !options.others,
+            binds,
             dated,
             forward: forward.without(options.nominated),
         })

@@ -39,6 +39,7 @@ use super::{
         ABORTED,
         ASSIGNED,
         BEGUN,
+        BOUND,
         CLOSE_AFTER,
         DRAIN,
         ENDED,
@@ -104,6 +105,7 @@ pub(super) const TRIES_MAX: u8 = 3;
 mod admit;
 mod answer;
 pub(super) mod exchange;
+mod own;
 
 use self::exchange::{
     encode,
@@ -131,6 +133,16 @@ enum State {
     Room,
 }
 
+/// What is particular about a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// It counts as one that is turned away.
+    TurnedAway,
+    /// A server connection is its own: it is in the mail between requests. See [`Mail::Bound`].
+    Bound,
+}
+
 /// A connection to a client.
 pub(crate) struct Downstream {
     site: Arc<Site>,
@@ -139,8 +151,7 @@ pub(crate) struct Downstream {
     requests: u32,
     /// Requests in a row that had come before the response to the one before was complete.
     pipelined: u16,
-    /// It counts as one that is turned away.
-    turned_away: bool,
+    kind: Kind,
     reading: Option<KBox<Reading>>,
     exchange: Option<KBox<Exchange>>,
 }
@@ -164,7 +175,10 @@ impl Downstream {
             },
             requests: 0,
             pipelined: 0,
-            turned_away,
+            kind: match turned_away {
+                true => Kind::TurnedAway,
+                false => Kind::Plain,
+            },
             reading: None,
             exchange: None,
         }
@@ -172,7 +186,8 @@ impl Downstream {
 
     /// The session is over: has the connection count until it is gone.
     pub(crate) fn linger(&mut self, seat: Option<Seat>) -> Lingering {
-        let turned_away = core::mem::take(&mut self.turned_away);
+        let turned_away = self.kind == Kind::TurnedAway;
+        self.kind = Kind::Plain;
         Lingering::new(self.site.clone(), seat, turned_away)
     }
 
@@ -309,6 +324,9 @@ impl Downstream {
     /// Asks for a server connection.
     fn ask(&mut self, io: &mut Io<'_>) {
         self.state = State::Connection;
+        if self.kind == Kind::Bound && self.ask_own(io) {
+            return;
+        }
         loop {
             let Some(exchange) = &mut self.exchange else {
                 return;
@@ -504,15 +522,23 @@ impl Downstream {
         let Some(mut exchange) = self.exchange.take() else {
             return;
         };
+        let last = events & CLOSE_AFTER != 0 || self.site.drain.is_on();
+        let last = last || !exchange.asked.keep_alive || !whole;
+        let binds = exchange.is_own || exchange.request.binds || events & BOUND != 0;
+        let mut own = exchange.own.take();
         match exchange.upstream.take() {
-            Some(checkout) if whole && events & ENDED != 0 => checkout.put_back(),
+            Some(checkout) if !whole || events & ENDED == 0 => drop(checkout),
+            Some(checkout) if binds && !last => own = Some(checkout.into_own()),
+            Some(checkout) if !binds => checkout.put_back(),
             // Dropping it closes the server connection, if it is not closed.
             checkout => drop(checkout),
         }
-        let last = events & CLOSE_AFTER != 0 || self.site.drain.is_on();
-        if last || !exchange.asked.keep_alive || !whole {
+        if last {
             io.release();
             return;
+        }
+        if let Some(own) = own {
+            self.keep_own(io, own);
         }
         Exchange::end(exchange);
         self.next(io);
@@ -666,41 +692,11 @@ impl Downstream {
         }
         self.ask(io);
     }
-
-    /// A server connection came by mail.
-    fn granted(&mut self, io: &mut Io<'_>) {
-        let Some(Mail::Checkout(checkout)) = io.take_mail() else {
-            return;
-        };
-        let waits_at = self
-            .exchange
-            .as_ref()
-            .and_then(|exchange| exchange.waits_at.clone());
-        if self.state != State::Connection {
-            // The request has been answered meanwhile.
-            return checkout.put_back_unused();
-        }
-        if !waits_at
-            .as_ref()
-            .is_some_and(|pool| core::ptr::eq(&raw const **pool, &raw const **checkout.pool()))
-        {
-            // It was for a request before, whose server is none for this one.
-            checkout.put_back_unused();
-            if let Some(pool) = waits_at {
-                // With that in the mail it may have missed its turn.
-                pool::cancel(&pool, io.conn());
-            }
-            return self.ask(io);
-        }
-        if !self.dispatch(io, checkout) {
-            self.ask(io);
-        }
-    }
 }
 
 impl Drop for Downstream {
     fn drop(&mut self) {
-        if self.turned_away {
+        if self.kind == Kind::TurnedAway {
             self.site.door.gone();
         }
         self.site.connection_closed();

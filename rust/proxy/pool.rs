@@ -70,7 +70,10 @@ mod checkout;
 mod idle;
 mod waiters;
 
-pub(crate) use self::checkout::Checkout;
+pub(crate) use self::checkout::{
+    Checkout,
+    Own, //
+};
 use self::{
     idle::{
         Idle,
@@ -456,6 +459,11 @@ impl Server {
             self.failing.store(false, Relaxed);
             self.shared.lock().record.answered();
         }
+    }
+
+    /// Says whether the server was removed, or given another address.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.lock().stopped
     }
 
     fn forget(&self) {

@@ -455,6 +455,14 @@ impl Route {
         entry.is_some_and(|entry| core::ptr::eq(&raw const *entry.pool, pool))
     }
 
+    /// Returns where the server `pool` is, and its weight; `None` if it is none of the route's.
+    pub(crate) fn place_of(&self, pool: &Pool) -> Option<(usize, u32)> {
+        let servers = self.servers.lock();
+        let mut entries = servers.entries.iter().enumerate();
+        let found = entries.find(|(_, entry)| core::ptr::eq(&raw const *entry.pool, pool));
+        found.map(|(place, entry)| (place, entry.share.weight))
+    }
+
     /// Returns how many servers there are, and how many of them are up.
     pub(crate) fn count(&self) -> (usize, usize) {
         let mut place = 0;

@@ -14,7 +14,10 @@ use super::{
         Downstream, //
     },
     health::Check,
-    pool::Checkout,
+    pool::{
+        Checkout,
+        Own, //
+    },
     reading,
     site::Site,
     tunnel::Tunnel,
@@ -79,6 +82,9 @@ pub(crate) enum Session {
 pub(crate) enum Mail {
     /// To a downstream connection that waits: a server connection.
     Checkout(Checkout),
+    /// To a downstream connection, from itself: the server connection that is its own between requests, because
+    /// whoever the server takes for its user is that of the connection.
+    Bound(Own),
     /// To an upstream connection: what to do with the response.
     Job(KBox<Job>),
 }
@@ -137,6 +143,8 @@ pub(crate) const ENDED: Events = Events::session::<1>();
 pub(crate) const ENDED_LAST: Events = Events::session::<2>();
 /// To downstream: the connection has to be closed behind this response.
 pub(crate) const CLOSE_AFTER: Events = Events::session::<3>();
+/// To downstream, with [`ENDED`]: the server knows the connection by whose it is, so nobody else may have it.
+pub(crate) const BOUND: Events = Events::session::<21>();
 /// To downstream, before it: the final response begins, though the request is not complete.
 pub(crate) const BEGUN: Events = Events::session::<18>();
 /// To downstream: the server switched protocols, and its connection is a tunnel now.

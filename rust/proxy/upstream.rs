@@ -36,6 +36,7 @@ use super::{
         ABORTED,
         ASSIGNED,
         BEGUN,
+        BOUND,
         CLOSE_AFTER,
         ENDED,
         ENDED_LAST,
@@ -148,6 +149,8 @@ pub(crate) struct Job {
     /// A part of the final response went out.
     started: bool,
     may_reuse: bool,
+    /// The server authenticates connections, so this one is the client's from now on.
+    binds: bool,
     close_after: bool,
     /// What is kept of it for the log, if somebody follows that.
     log: Option<Arc<Record>>,
@@ -181,6 +184,7 @@ impl Job {
                 rest,
                 started: false,
                 may_reuse: false,
+                binds: false,
                 close_after: false,
                 log,
                 verdict: FAILED_502,
@@ -370,7 +374,9 @@ impl Upstream {
                 stats::inc(Counter::IdleClosed);
                 io.release();
             }
-            (Stage::Parting(pieces), None) if pieces < PARTING_MAX && !io.fin_received() => {
+            (Stage::Parting(pieces), None)
+                if pieces < PARTING_MAX && !io.fin_received() && !io.is_closed() =>
+            {
                 self.stage = Stage::Parting(pieces.saturating_add(1));
             }
             _ => {
@@ -398,6 +404,10 @@ impl Upstream {
         // Bytes behind the response belong to nothing.
         let reuse = job.may_reuse && io.unread() == 0 && !io.eof() && !io.is_closed();
         let whole = job.is_whole();
+        let bound = match job.binds {
+            true => BOUND,
+            false => Events::NONE,
+        };
         let close = if job.close_after {
             CLOSE_AFTER
         } else {
@@ -410,7 +420,7 @@ impl Upstream {
         io.clear_deadline();
         if reuse {
             // The last thing: who gets the connection may assign the next job at once.
-            io.push(&job.client, ENDED | close);
+            io.push(&job.client, ENDED | close | bound);
         } else {
             self.close_last(io, whole);
             io.push(&job.client, ENDED_LAST | close);
@@ -625,6 +635,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         }
         ResponseKind::Final => {
             job.may_reuse = response.keep_alive && response.framing != BodyFraming::UntilClose;
+            job.binds = response.binds;
             job.close_after = !delivery.keep_alive;
             let body = Body::new(
                 response.framing,

@@ -261,7 +261,9 @@ fn a_forwarded_request_means_what_the_received_one_did() {
                     .collect()
             };
             assert_eq!(bodies(&log), bodies(&again), "{}", raw.escape_ascii());
-            assert!(twice.len() >= out.len(), "{}", raw.escape_ascii());
+            // Only Max-Forwards gets shorter, and not by more than a digit.
+            let shorter = again.lines().count();
+            assert!(twice.len() + shorter >= out.len(), "{}", raw.escape_ascii());
             seen += bodies(&log).len();
         }
     }

@@ -12,6 +12,7 @@ use super::{
             Record,
             Why, //
         },
+        pool::Own,
         session::{
             count_request_error,
             Io, //
@@ -101,7 +102,7 @@ impl Downstream {
         // Who missed the beginning of a drain, since it was not idle, is told now.
         let go_on = go_on && !self.site.drain.is_on();
         let log = self.record(io);
-        self.end_exchange(status);
+        let own = self.end_exchange(status);
         let reading = self.reading.take();
         if let Some(reading) = reading.filter(|_| go_on) {
             io.consume(reading.len());
@@ -111,21 +112,28 @@ impl Downstream {
             log.answered(status, sent);
         }
         match go_on {
-            true if sent => self.next(io),
+            true if sent => {
+                if let Some(own) = own {
+                    self.keep_own(io, own);
+                }
+                self.next(io);
+            }
             false if sent => io.release(),
             _ => {}
         }
     }
 
-    /// Ends an exchange with an answer of our own.
-    pub(super) fn end_exchange(&mut self, status: u16) {
-        let exchange = self.exchange.take();
-        if let Some(mut offer) = exchange.and_then(|mut exchange| exchange.offer.take()) {
+    /// Ends an exchange with an answer of our own. Returns the client connection's own server connection, if the request
+    /// was not for that.
+    fn end_exchange(&mut self, status: u16) -> Option<Own> {
+        let mut exchange = self.exchange.take()?;
+        if let Some(mut offer) = exchange.offer.take() {
             // No server answered it.
             if status >= 500 {
                 offer.excuse();
             }
         }
+        exchange.own.take()
     }
 
     /// Returns what is kept of the request for the log, which may be one whose head is not complete.

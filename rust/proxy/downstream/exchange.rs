@@ -14,6 +14,7 @@ use super::super::{
     log::Record,
     pool::{
         Checkout,
+        Own,
         Pool, //
     },
     reading::{
@@ -94,6 +95,10 @@ pub(in super::super) struct Exchange {
     /// What the tunnel will share that the request offers.
     pub(super) tunnel: Option<Arc<Shared>>,
     pub(super) upstream: Option<Checkout>,
+    /// `upstream` was the client connection's own.
+    pub(super) is_own: bool,
+    /// The client connection's own server connection, which this request is not for.
+    pub(super) own: Option<Own>,
     pub(super) body: Body,
     /// The request once more, if it may be sent again.
     pub(super) again: Option<OutQueue>,
@@ -146,6 +151,8 @@ impl Exchange {
             awaiting,
             tunnel: None,
             upstream: None,
+            is_own: false,
+            own: None,
             body: Body::new(
                 request.framing,
                 request.framing,
@@ -193,6 +200,7 @@ impl Exchange {
             return None;
         }
         self.tries = self.tries.saturating_add(1);
+        self.is_own = false;
         let (route, digest) = (&self.route, &mut self.digest);
         let mut client = |balance| match balance {
             Balance::RoundRobin | Balance::LeastConnections => Client::Any,
@@ -214,6 +222,12 @@ impl Exchange {
         }
         self.place = place;
         Some(pool)
+    }
+
+    /// Notes that the request goes to the server at this place, on a connection that is the client's own.
+    pub(super) fn chosen(&mut self, place: usize) {
+        self.place = place;
+        self.is_own = true;
     }
 
     /// Keeps the request, of which `bytes` is the head, to be sent again. Without memory for it it is just not sent again.

@@ -12,6 +12,10 @@ use super::{
     hand_out,
     Pool, //
 };
+use crate::net::stats::{
+    self,
+    Counter, //
+};
 use kernel::sync::aref::ARef;
 
 /// The right to use one server connection, alone. Dropping it closes the connection.
@@ -59,6 +63,18 @@ impl Checkout {
         self.conn.take()
     }
 
+    /// Keeps the connection for the client connection that used it, until that has another request. Meanwhile it does not
+    /// count as one of the pool's: who keeps it takes no place away from others.
+    pub(crate) fn into_own(mut self) -> Own {
+        self.pool.forget();
+        self.pool.kick();
+        stats::inc(Counter::Kept);
+        Own {
+            conn: self.conn.take(),
+            pool: self.pool.clone(),
+        }
+    }
+
     /// Returns the connection without a change to the pool.
     pub(super) fn take(mut self) -> Option<ARef<Conn>> {
         self.conn.take()
@@ -70,6 +86,41 @@ impl Drop for Checkout {
         if let Some(conn) = self.conn.take() {
             self.pool.forget();
             self.pool.kick();
+            conn.post(GONE);
+        }
+    }
+}
+
+/// A server connection that belongs to one client connection, and has no request now. Dropping it closes the connection.
+pub(crate) struct Own {
+    conn: Option<ARef<Conn>>,
+    pool: ARef<Pool>,
+}
+
+impl Own {
+    /// Returns the pool that the connection comes from.
+    pub(crate) fn pool(&self) -> &ARef<Pool> {
+        &self.pool
+    }
+
+    /// Uses the connection for a request, which waits for no other. `None` if the server gets none now.
+    pub(crate) fn resume(mut self) -> Option<Checkout> {
+        let mut shared = self.pool.shared.lock();
+        if shared.stopped || !shared.record.admit() {
+            return None;
+        }
+        shared.owned = shared.owned.saturating_add(1);
+        drop(shared);
+        Some(Checkout {
+            conn: self.conn.take(),
+            pool: self.pool.clone(),
+        })
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
             conn.post(GONE);
         }
     }

@@ -57,6 +57,44 @@ pub fn values(fields: &[Field], name: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// One of these fields has a challenge, or credentials, of a scheme that authenticates the connection. RFC 9110 section
+/// 11.6.1, RFC 4559.
+///
+/// A list with a quoted string that does not end counts as one that has.
+pub fn binds(fields: &[Field], names: &[&str]) -> bool {
+    names
+        .iter()
+        .flat_map(|name| values(fields, name))
+        .any(|value| {
+            // What is within quotes becomes one quote.
+            let mut bare = Vec::new();
+            let (mut quoted, mut escaped) = (false, false);
+            for &byte in &value {
+                match (quoted, escaped, byte) {
+                    (true, true, _) => escaped = false,
+                    (true, false, b'\\') => escaped = true,
+                    (_, _, b'"') => {
+                        quoted = !quoted;
+                        bare.push(byte);
+                    }
+                    (true, _, _) => {}
+                    (false, _, _) => bare.push(byte),
+                }
+            }
+            let credentials = names.iter().any(|name| name.ends_with("authorization"));
+            let parts = match credentials {
+                true => vec![value],
+                false => list(&bare),
+            };
+            quoted && !credentials
+                || parts.iter().any(|part| {
+                    let word = part.split(|&byte| byte == b' ' || byte == b'\t').next();
+                    let word = word.unwrap_or_default().to_ascii_lowercase();
+                    [&b"ntlm"[..], b"negotiate", b"nego2"].contains(&&word[..])
+                })
+        })
+}
+
 /// protocol = token ["/" token]. RFC 9110 section 7.8.
 pub fn is_protocol(text: &[u8]) -> bool {
     let parts: Vec<&[u8]> = text.split(|&byte| byte == b'/').collect();

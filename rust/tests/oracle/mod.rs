@@ -152,7 +152,13 @@ pub fn responses(
         at += len;
         let delivered = response.delivered(asked);
         let keep = !last && asked.keep_alive && delivered != body::Framing::UntilClose;
-        reading.events += &format!("{response} deliver {delivered} {}\n", keep_word(keep));
+        let authenticates = ["www-authenticate", "proxy-authenticate"];
+        let binds = match grammar::binds(&response.fields, &authenticates) {
+            true => " binds",
+            false => "",
+        };
+        let keep = keep_word(keep);
+        reading.events += &format!("{response} deliver {delivered} {keep}{binds}\n");
         match response.kind {
             Kind::Interim => reading.messages.push((response, Body::default())),
             Kind::Switch => {

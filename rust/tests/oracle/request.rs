@@ -7,6 +7,7 @@ use super::body::{
     Framing, //
 };
 use super::grammar::{
+    binds,
     extension_name,
     is_authority,
     is_key,
@@ -93,6 +94,9 @@ impl std::fmt::Display for Request {
         }
         if self.offer.is_some() {
             f.write_str(" upgrade")?;
+        }
+        if binds(&self.fields, &["authorization", "proxy-authorization"]) {
+            f.write_str(" binds")?;
         }
         Ok(())
     }
