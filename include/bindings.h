@@ -189,6 +189,8 @@ struct squall_sysctl {
 	u32 memory_max_mib;
 	u32 client_memory_max_kib;
 	u32 ws_memory_max_kib;
+	u32 ws_strict;
+	u32 interim_max;
 };
 
 extern struct squall_sysctl squall_sysctl;

@@ -331,11 +331,12 @@ def settings(vector):
     limits = vector.limits()
     if vector.text("last") or vector.text("client") or "content" in limits:
         return None
+    switches = {"ws_strict": 1} if vector.text("strict") else {}
     if vector.kind == "response" and limits.pop("start_line", None) != limits.get("head"):
         return None  # a status line is limited as a head
     if any(value < SYSCTLS[name][1] for name, value in limits.items()):
         return None
-    return {SYSCTLS[name][0]: min(value, 96) if name == "fields" else value for name, value in limits.items()}
+    return switches | {SYSCTLS[name][0]: min(value, 96) if name == "fields" else value for name, value in limits.items()}
 
 
 def whole(raw, _number):

@@ -139,6 +139,18 @@ def subprotocol():
         peers.node_client(web.url("/", "ws"), "subprotocol", "chat.v1,chat.v2")
 
 
+@case("a bearer token of 1,000 and of 4,000 bytes among the subprotocols, as clients of Kubernetes send it", limit=60)
+def bearer_token():
+    for length in (1000, 4000):
+        token = ("base64url.bearer.authorization.k8s.io." + "eyJhbGciOiJSUzI1NiJ9" * 200)[:length]
+        for make in (peers.node_app, peers.python_app):
+            with dial_to(make, subprotocols=[token, "chat.v2"]) as (web, client):
+                equal(client.subprotocol, "chat.v2", f"subprotocol beside one of {length} bytes")
+                client.send("text")
+                equal(client.recv(ktap.seconds(10)), "text", "echo")
+                peers.node_client(web.url("/", "ws"), "subprotocol", f"{token},chat.v2")
+
+
 @case("refused upgrades are told to the client with their status and body", limit=60)
 def refused():
     for make in (peers.node_app, peers.python_app):

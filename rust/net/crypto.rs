@@ -6,10 +6,10 @@ use super::bindings;
 
 /// Returns the base64 of the SHA-1 of `input`, as the opening handshake wants it (RFC 6455 4.2.2).
 /// Any context.
-pub(crate) fn sha1_base64(input: &[u8; 60]) -> [u8; 28] {
+pub(crate) fn sha1_base64(input: &[u8]) -> [u8; 28] {
     let mut digest = [0u8; 20];
     let mut text = [0u8; 28];
-    // SAFETY: Digest and text have the sizes that SHA-1 and base64 of 20 bytes fill exactly.
+    // SAFETY: The input is as long as it says; digest and text have the sizes that SHA-1 and base64 of 20 bytes fill exactly.
     unsafe {
         bindings::sha1(input.as_ptr(), input.len(), digest.as_mut_ptr());
         bindings::squall_base64_encode(digest.as_ptr(), 20, text.as_mut_ptr().cast());

@@ -68,6 +68,11 @@ counters! {
     Kept "kept";
     /// Server connections ended because they were idle for `idle_ms`, or more than are kept.
     IdleSurplus "idle_surplus";
+    /// Offers to upgrade that were passed on although they break a rule; see `ws_strict`.
+    ToleratedRequests "tolerated_requests";
+    /// Responses that were passed on although they break a rule: a 101 by what is the client's to judge, others by fields that
+    /// declare content where there is none.
+    ToleratedResponses "tolerated_responses";
     /// Connections closed because no byte came within `net.squall.first_byte_timeout_ms`.
     FirstByteTimeouts "first_byte_timeouts";
     /// Connections closed because no further request came within `net.squall.keepalive_timeout_ms`.

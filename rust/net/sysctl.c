@@ -61,6 +61,7 @@ struct squall_sysctl squall_sysctl = {
 	.client_upgrades_burst = 20,
 	.upgrades_burst = 1000,
 	.limit_delay_max = 1000,
+	.interim_max = 64,
 	.sndbuf = 4194304,
 };
 
@@ -105,7 +106,7 @@ static const unsigned int percent_hi = 100, ws_rate_hi = 1 << 30;
 static const unsigned int connects_hi = 1000000;
 static const unsigned int one = 1, prefix_v4_hi = 32, prefix_v6_hi = 128;
 static const unsigned int rate_hi = 1000000, action_hi = 2;
-static const unsigned int tunnel_kib_hi = 1 << 20;
+static const unsigned int tunnel_kib_hi = 1 << 20, interim_hi = 1000;
 
 #define ENTRY(member, lo, hi)						\
 	{								\
@@ -201,6 +202,8 @@ static struct ctl_table squall_table[] = {
 	ENTRY(memory_max_mib, none, any),
 	ENTRY(client_memory_max_kib, none, any),
 	ENTRY(ws_memory_max_kib, none, tunnel_kib_hi),
+	ENTRY(ws_strict, none, one),
+	ENTRY(interim_max, count_lo, interim_hi),
 };
 
 /* The range of the entry @name; false if there is none. */

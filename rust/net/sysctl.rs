@@ -160,6 +160,10 @@ values! {
     client_memory_max_kib;
     /// KiB that a tunnel may hold; 0 for what its connections may.
     ws_memory_max_kib;
+    /// 1: offers and 101s that break a rule of RFC 6455 which is for the two ends to judge are refused.
+    ws_strict;
+    /// Interim responses to one request, at most.
+    interim_max;
 }
 
 /// Returns the least and the largest value of `net.squall.<name>`. Process context.

@@ -57,7 +57,7 @@ errors! {
     BadVersion "bad_version" 400;
     /// The protocol version is neither 1.0 nor 1.1. RFC 9110 section 15.6.6.
     UnsupportedVersion "unsupported_version" 505;
-    /// The status code is not three digits from 100 to 599. RFC 9110 section 15.
+    /// The status code is not three digits from 100 to 999. RFC 9110 section 15.
     BadStatus "bad_status" 502;
     /// The reason phrase has a control byte. RFC 9112 section 4.
     BadReason "bad_reason" 502;
@@ -95,8 +95,8 @@ errors! {
     CodingInHttp10 "coding_in_http10" 400;
     /// A POST or PUT of HTTP/1.0 without Content-Length. RFC 1945 section 7.2.2.
     NoLength "no_length" 400;
-    /// A response that can have no content declares some. RFC 9110 section 8.6, RFC 9112 section 6.1.
-    BodyNotAllowed "body_not_allowed" 502;
+    /// There are more interim responses to one request than the gateway passes on. RFC 9110 section 15.2.
+    TooManyInterim "too_many_interim" 502;
     /// The Connection field is not a list of tokens. RFC 9110 section 7.6.1.
     BadConnection "bad_connection" 400;
     /// Connection names more than [`crate::proto::connection::MAX_OPTIONS`] options.
@@ -109,7 +109,8 @@ errors! {
     LastForward "last_forward" 501;
     /// An offer whose Upgrade field is not a list of protocols. RFC 9110 section 7.8.
     BadUpgrade "bad_upgrade" 400;
-    /// An upgrade offer without exactly one Sec-WebSocket-Key of 16 bytes in base64. RFC 6455 section 4.1.
+    /// An upgrade offer without exactly one Sec-WebSocket-Key of 1 to [`crate::proto::ws::KEY_MAX`] visible characters; or, as a
+    /// flaw, one whose key is not 16 bytes in base64. RFC 6455 section 4.1.
     BadKey "bad_key" 400;
     /// An upgrade offer without exactly one Sec-WebSocket-Version. RFC 6455 section 4.1.
     NoWsVersion "no_ws_version" 400;
@@ -119,12 +120,10 @@ errors! {
     BadSubprotocol "bad_subprotocol" 400;
     /// Sec-WebSocket-Extensions is not a list of extensions. RFC 6455 section 9.1.
     BadExtension "bad_extension" 400;
-    /// An upgrade offer names more subprotocols and extensions than fit [`crate::proto::ws::MAX_OFFER_TEXT`].
+    /// An upgrade offer has more subprotocols and extensions than [`crate::proto::ws::NAMES_MAX`].
     OfferTooLarge "offer_too_large" 431;
     /// The server switches protocols without having been asked. RFC 9110 section 15.2.2.
     UnaskedSwitch "unasked_switch" 502;
-    /// A 101 that has a Content-Length or Transfer-Encoding field. RFC 9110 section 8.6.
-    SwitchWithBody "switch_with_body" 502;
     /// A 101 whose Upgrade is not exactly one `websocket`. RFC 6455 section 4.1.
     SwitchProtocol "switch_protocol" 502;
     /// A 101 without `upgrade` in Connection. RFC 6455 section 4.1.

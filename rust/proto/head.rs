@@ -79,7 +79,7 @@ pub struct Head {
     pub reason: Span,
     /// The version in the start line.
     pub version: Version,
-    /// The status code of a response: 100 to 599.
+    /// The status code of a response: 100 to 999.
     pub status: u16,
     /// The length of the whole head in bytes, the empty line included; 0 until it is complete.
     pub len: u16,

@@ -49,6 +49,13 @@ pub enum BodyFraming {
     UntilClose,
 }
 
+impl BodyFraming {
+    /// Says whether the message ends with its head: a length of 0 is no content either. RFC 9110 section 8.6.
+    pub const fn is_empty(self) -> bool {
+        matches!(self, BodyFraming::None | BodyFraming::Length(0))
+    }
+}
+
 /// What the fields of a message say about its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Declared {

@@ -38,7 +38,7 @@ use crate::proto::span::{
 };
 use crate::proto::ws::{
     AwaitingAccept,
-    Sha1Base64, //
+    Digests, //
 };
 use crate::vectors::{
     collect,
@@ -105,9 +105,11 @@ struct Replay<'a> {
     forward: Forward<'a>,
     out: &'a mut dyn Sink,
     log: &'a mut dyn fmt::Write,
-    sha1_base64: Sha1Base64,
+    digests: Digests,
     /// The connection ends behind the message, for a reason of ours.
     last: bool,
+    /// What has a flaw is refused.
+    strict: bool,
 }
 
 /// The memory that runs need, owned by the caller because it is too large for a kernel stack.
@@ -135,7 +137,7 @@ const CUT_STEP: usize = 127;
 pub fn check(
     vector: &Vector<'_>,
     memory: &mut Memory<'_>,
-    sha1_base64: Sha1Base64,
+    digests: Digests,
 ) -> Result<(), Arrival> {
     let Memory {
         raw,
@@ -154,7 +156,7 @@ pub fn check(
     for arrival in ways.into_iter().chain(cuts) {
         let (mut out, mut log) = (Compare::new(out), Compare::new(events));
         let ran = match &case {
-            Some(case) => run(case, head, arrival, sha1_base64, &mut out, &mut log),
+            Some(case) => run(case, head, arrival, digests, &mut out, &mut log),
             None => own(vector, &mut out),
         };
         if ran.is_none() || !out.complete() || !log.complete() {
@@ -169,12 +171,12 @@ pub fn replay(
     vector: &Vector<'_>,
     memory: &mut Memory<'_>,
     arrival: Arrival,
-    sha1_base64: Sha1Base64,
+    digests: Digests,
     out: &mut dyn Sink,
     log: &mut dyn fmt::Write,
 ) -> Option<()> {
     match case(vector, memory.raw, memory.request) {
-        Some(case) => run(&case, memory.head, arrival, sha1_base64, out, log),
+        Some(case) => run(&case, memory.head, arrival, digests, out, log),
         None => own(vector, out),
     }
 }
@@ -216,6 +218,7 @@ fn case<'a>(vector: &Vector<'a>, raw: &'a mut [u8], request: &'a mut [u8]) -> Op
         },
         close: vector.has("close"),
         last: vector.has("last"),
+        strict: vector.has("strict"),
     })
 }
 
@@ -236,6 +239,8 @@ pub struct Case<'a> {
     pub close: bool,
     /// The connection to which the message goes ends behind it, for a reason of ours.
     pub last: bool,
+    /// Offers and 101s that have a flaw are refused.
+    pub strict: bool,
 }
 
 /// Runs a case once and tells what happens; `None` if it is malformed or `out` or `log` fails.
@@ -243,7 +248,7 @@ pub fn run(
     case: &Case<'_>,
     head: &mut Head,
     arrival: Arrival,
-    sha1_base64: Sha1Base64,
+    digests: Digests,
     out: &mut dyn Sink,
     log: &mut dyn fmt::Write,
 ) -> Option<()> {
@@ -254,8 +259,9 @@ pub fn run(
         forward: case.forward,
         out,
         log,
-        sha1_base64,
+        digests,
         last: case.last,
+        strict: case.strict,
     };
     let stop = match case.response {
         false => run.requests(),
@@ -328,7 +334,8 @@ impl Replay<'_> {
             self.head(HeadParser::request(), self.limits.head)?;
             let request = Request::from_head(self.head, &self.src)?;
             if let Some(offer) = &request.upgrade {
-                AwaitingAccept::new(offer, self.head, &self.src)?;
+                let awaiting = AwaitingAccept::new(offer, self.head, &self.src, &self.digests);
+                self.tolerate(awaiting.flaw())?;
             }
             write!(
                 self.log,
@@ -367,13 +374,18 @@ impl Replay<'_> {
     /// Runs the responses to one request, up to the final one.
     fn responses(&mut self, request: &[u8], close: bool) -> Result<(), Stop> {
         let (asked, awaiting) = self.ask(request)?;
+        let mut reusable = true;
         loop {
             self.head(HeadParser::response(), self.limits.head)?;
             let response = Response::from_head(self.head, &asked, &self.src)?;
             if response.kind == ResponseKind::Switch {
                 let awaiting = awaiting.as_ref().ok_or(Stop::Broken)?;
-                let _accepted =
-                    awaiting.accept(self.head, &response, &self.src, self.sha1_base64)?;
+                let accepted = awaiting.accept(self.head, &response, &self.src, &self.digests)?;
+                self.tolerate(accepted.flaw())?;
+            }
+            if response.contradicts {
+                writeln!(self.log, "contradicts itself")?;
+                reusable = false;
             }
             let delivery = Delivery::new(&response, &asked, !self.last);
             let kind = match response.kind {
@@ -386,7 +398,7 @@ impl Replay<'_> {
                 "response {} {kind} {} {} deliver {} {}{}",
                 response.status,
                 Framing(response.framing),
-                keep(response.keep_alive),
+                keep(response.keep_alive && reusable),
                 Framing(delivery.framing),
                 keep(delivery.keep_alive),
                 binds(response.binds),
@@ -425,12 +437,26 @@ impl Replay<'_> {
         }
         let request_head = Request::from_head(self.head, request)?;
         let awaiting = match &request_head.upgrade {
-            Some(offer) => Some(AwaitingAccept::new(offer, self.head, request)?),
+            Some(offer) => Some(AwaitingAccept::new(
+                offer,
+                self.head,
+                request,
+                &self.digests,
+            )),
             None => None,
         };
         let mut asked = Asked::from(&request_head);
         asked.via = self.forward.via;
         Ok((asked, awaiting))
+    }
+
+    /// Passes on what has a flaw, or refuses it.
+    fn tolerate(&mut self, flaw: Option<Error>) -> Result<(), Stop> {
+        match flaw {
+            Some(flaw) if self.strict => Err(flaw.into()),
+            Some(flaw) => Ok(writeln!(self.log, "tolerates {}", flaw.name())?),
+            None => Ok(()),
+        }
     }
 
     /// Parses one head or trailer section.

@@ -60,7 +60,7 @@ pub struct Request {
     pub binds: bool,
     /// The fields that are copied to the server as they are.
     pub forward: FieldSet,
-    /// A valid offer to switch to WebSocket. Without it the request is a plain one, whatever its Upgrade field says.
+    /// An offer to switch to WebSocket. Without it the request is a plain one, whatever its Upgrade field says.
     pub upgrade: Option<Offer>,
 }
 
@@ -74,7 +74,7 @@ impl Request {
         let target = Target::parse(head.target, method, src)?;
         let fields = Fields::collect(head, src)?;
         let host = fields.host(target, head.version, src)?;
-        let framing = match Declared::new(
+        let mut framing = match Declared::new(
             fields.content_length,
             fields.transfer_encoding,
             head.version,
@@ -94,9 +94,8 @@ impl Request {
         let options = Options::from_head(head, src)?;
         let mut forward = fields.forward;
         // A client that sends no body waits for nothing, and one of HTTP/1.0 cannot. RFC 9110 section 10.1.1.
-        let expect_continue = fields.expects_continue(src)?
-            && head.version == Version::Http11
-            && !matches!(framing, BodyFraming::None | BodyFraming::Length(0));
+        let expect_continue =
+            fields.expects_continue(src)? && head.version == Version::Http11 && !framing.is_empty();
         if !expect_continue {
             forward = forward.without(fields.expect_lines);
         }
@@ -110,12 +109,16 @@ impl Request {
         let asks = options.upgrade
             && head.version == Version::Http11
             && method == Method::Get
-            && framing == BodyFraming::None
+            && framing.is_empty()
             && fields.websocket?;
         let upgrade = match asks {
             true => Some(Offer::new(fields.ws_key, fields.ws_version, src)?),
             false => None,
         };
+        if upgrade.is_some() {
+            // There are servers that refuse an offer with a length, and what is behind an offer is no content anyway.
+            framing = BodyFraming::None;
+        }
         Ok(Request {
             method,
             version: head.version,

@@ -73,6 +73,9 @@ pub struct Response {
     pub content_length: Option<u64>,
     /// The server connection can be used for another request once the body has ended.
     pub keep_alive: bool,
+    /// The response ends with its head, and there are fields that declare content. They are not passed on, and what the server
+    /// sends behind it belongs to nothing.
+    pub contradicts: bool,
     /// `upgrade` is among the connection options.
     pub upgrade_option: bool,
     /// A trailer section may be passed on: no connection option can name a field of it. RFC 9110 section 7.6.1.
@@ -119,26 +122,33 @@ impl Response {
             101 if !asked.upgrade || head.version < Version::Http11 => {
                 return Err(Error::UnaskedSwitch)
             }
-            101 if content_length.is_present() || transfer_encoding.is_present() => {
-                return Err(Error::SwitchWithBody)
-            }
             101 => ResponseKind::Switch,
             100..=199 => ResponseKind::Interim,
             _ => ResponseKind::Final,
         };
-        let declared = Declared::new(content_length, transfer_encoding, head.version, src)?;
-        let framing = body_framing(head.status, asked, declared)?;
+        // These end with their heads whatever the fields say. RFC 9112 section 6.3.
+        let bare = matches!(head.status, 100..=199 | 204)
+            || head.status == 304 && transfer_encoding.is_present();
+        let declared = Declared::new(content_length, transfer_encoding, head.version, src);
+        let contradicts = bare && !matches!(declared, Ok(Declared::Nothing | Declared::Length(0)));
+        let declared = match bare {
+            true => Declared::Nothing,
+            false => declared?,
+        };
+        let framing = body_framing(head.status, asked, declared);
         Ok(Response {
             status: head.status,
             kind,
             framing,
             content_length: match declared {
-                Declared::Length(length) if !matches!(head.status, 100..=199 | 204) => Some(length),
+                Declared::Length(length) => Some(length),
                 _ => None,
             },
             keep_alive: !options.close
                 && (head.version == Version::Http11 || options.keep_alive)
-                && framing != BodyFraming::UntilClose,
+                && framing != BodyFraming::UntilClose
+                && !contradicts,
+            contradicts,
             upgrade_option: options.upgrade,
             trailers: !options.others,
             binds,
@@ -149,17 +159,13 @@ impl Response {
 }
 
 /// Decides how the body of a response ends: the rules of RFC 9112 section 6.3, in their order.
-fn body_framing(status: u16, asked: &Asked, declared: Declared) -> Result<BodyFraming, Error> {
+fn body_framing(status: u16, asked: &Asked, declared: Declared) -> BodyFraming {
     match (status, declared) {
-        (100..=199, Declared::Nothing) => Ok(BodyFraming::None),
-        (204, Declared::Nothing | Declared::Length(0)) => Ok(BodyFraming::None),
-        // Whatever follows would be read as the next response.
-        (100..=199 | 204, _) => Err(Error::BodyNotAllowed),
-        (304, _) => Ok(BodyFraming::None),
-        _ if asked.head_method => Ok(BodyFraming::None),
-        (_, Declared::Chunked) => Ok(BodyFraming::Chunked),
-        (_, Declared::Length(length)) => Ok(BodyFraming::Length(length)),
-        (_, Declared::Nothing) => Ok(BodyFraming::UntilClose),
+        (100..=199 | 204 | 304, _) => BodyFraming::None,
+        _ if asked.head_method => BodyFraming::None,
+        (_, Declared::Chunked) => BodyFraming::Chunked,
+        (_, Declared::Length(length)) => BodyFraming::Length(length),
+        (_, Declared::Nothing) => BodyFraming::UntilClose,
     }
 }
 

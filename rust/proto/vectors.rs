@@ -19,13 +19,15 @@
 //! | `raw` | the bytes that arrive |
 //! | `close` | `yes`: then the sender closes the connection; of a response of our own: we do |
 //! | `last` | `yes`: the connection to which the message goes ends behind it, for a reason of ours |
+//! | `strict` | `yes`: an offer or a 101 that has a flaw is refused |
 //! | `status`, `head` | status code of a response of our own; `yes`: it answers HEAD |
 //! | `size` | content of a chunk in bytes |
 //! | `event` | one line of what the parser must say |
 //! | `out` | the bytes that must be forwarded |
 //!
 //! Events: `request FRAMING keep|close [expect] [upgrade]`, `response STATUS interim|switch|final
-//! FRAMING keep|close deliver FRAMING keep|close`, `accepted`, `body N`, `trailers N`, `rest N` (bytes
+//! FRAMING keep|close deliver FRAMING keep|close`, before it `tolerates NAME` if the offer or the 101 has a flaw, and `contradicts
+//! itself` if a response without content declares some, `accepted`, `body N`, `trailers N`, `rest N` (bytes
 //! left behind an upgrade, a final response, or the last request of a connection), `need more`, `closed`, `error NAME STATUS`.
 
 use core::fmt;

@@ -2,8 +2,11 @@
 
 //! The opening handshake of WebSocket, seen from between: RFC 6455 section 4.
 //!
-//! An [`Offer`] is a request that validly asks for a WebSocket. [`AwaitingAccept`] is what must be
-//! remembered of it until the server's 101, which turns it into [`Accepted`], or is an error.
+//! An [`Offer`] is a request that asks for a WebSocket. [`AwaitingAccept`] is what must be remembered of it until the server's
+//! 101, which turns it into [`Accepted`], or is an error.
+//!
+//! Some rules are for the two ends alone: no other reading of the bytes follows from them. An offer or a 101 that breaks one
+//! of these has a flaw. The caller passes it on and leaves it to the ends, or refuses it as if the flaw were an error.
 
 use super::error::Error;
 use super::field::{
@@ -11,7 +14,6 @@ use super::field::{
     elements,
     is_token,
     parts,
-    BadList,
     KnownField,
     BASE64, //
 };
@@ -28,28 +30,48 @@ use super::span::{
     Span, //
 };
 
-/// Length of a Sec-WebSocket-Key: 16 bytes in base64.
+/// Most bytes that a Sec-WebSocket-Key may have. A valid one has [`KEY_LEN`]; some clients, chargers that speak OCPP among
+/// them, send 32 bytes in base64, which are 44.
+pub const KEY_MAX: usize = 64;
+
+/// Length of a valid Sec-WebSocket-Key: 16 bytes in base64.
 pub const KEY_LEN: usize = 24;
 
 /// Length of a Sec-WebSocket-Accept: a SHA-1 digest in base64.
 pub const ACCEPT_LEN: usize = 28;
 
-/// Most bytes of subprotocol and extension names in one offer, a comma after each counted.
-pub const MAX_OFFER_TEXT: usize = 448;
+/// Most subprotocols and extensions of one offer that are remembered, both together.
+pub const NAMES_MAX: usize = 22;
 
-/// Length of what a Sec-WebSocket-Accept is the digest of: key and GUID.
-pub const DIGEST_INPUT_LEN: usize = KEY_LEN + GUID.len();
+/// Most bytes of what a Sec-WebSocket-Accept is the digest of: key and GUID.
+const DIGEST_INPUT_MAX: usize = KEY_MAX + GUID.len();
 
-/// The effect that proto is lent: base64(SHA-1(input)).
-pub type Sha1Base64 = fn(&[u8; DIGEST_INPUT_LEN]) -> [u8; ACCEPT_LEN];
+/// The effects that proto is lent.
+#[derive(Clone, Copy)]
+pub struct Digests {
+    /// base64(SHA-1(input)), of an input of up to 100 bytes.
+    pub sha1_base64: fn(&[u8]) -> [u8; ACCEPT_LEN],
+    /// A hash of a text that comes in pieces, by a key that no peer knows. It is the same however the text is cut.
+    pub keyed: for<'a> fn(&mut dyn Iterator<Item = &'a [u8]>) -> u64,
+}
+
+impl Digests {
+    /// Hashes the bytes of a span.
+    fn hash<S: Source + ?Sized>(&self, text: Span, src: &S) -> u64 {
+        (self.keyed)(&mut text.pieces(src))
+    }
+}
 
 /// What shows that an accept was made for WebSocket. RFC 6455 section 1.3.
 const GUID: &[u8; 36] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A valid request to switch to the WebSocket protocol: small, to be looked at or declined.
+/// A request to switch to the WebSocket protocol: small, to be looked at or declined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
-    key: [u8; KEY_LEN],
+    /// 1 to [`KEY_MAX`] visible characters.
+    key: Span,
+    /// The key is 16 bytes in base64.
+    key_is_valid: bool,
 }
 
 impl Offer {
@@ -64,90 +86,122 @@ impl Offer {
             Occurrence::Once(_) => return Err(Error::WsVersion),
             _ => return Err(Error::NoWsVersion),
         }
-        let mut offer = Offer { key: [0; KEY_LEN] };
         match key {
-            Occurrence::Once(value)
-                if value.copy_to(src, &mut offer.key).map(<[u8]>::len) == Some(KEY_LEN)
-                    && is_key(&offer.key) =>
-            {
-                Ok(offer)
-            }
+            Occurrence::Once(value) if may_be_key(value, src) => Ok(Offer {
+                key: value,
+                key_is_valid: is_key(value, src),
+            }),
             _ => Err(Error::BadKey),
         }
     }
+}
 
-    /// Returns the Sec-WebSocket-Key as the client sent it.
-    pub const fn key(&self) -> &[u8; KEY_LEN] {
-        &self.key
-    }
+/// Says whether a text of this kind can be the key of an offer: it is the text that is digested, and the server decides.
+fn may_be_key<S: Source + ?Sized>(key: Span, src: &S) -> bool {
+    (1..=KEY_MAX).contains(&usize::from(key.len)) && key.bytes(src).all(|it| it.is_ascii_graphic())
 }
 
 /// Says whether the text is 16 bytes in base64: 22 characters, of which the last has four bits of
 /// padding, which are zero, and two `=`. RFC 4648 section 4.
-fn is_key(key: &[u8; KEY_LEN]) -> bool {
-    let [text @ .., last, b'=', b'='] = key else {
+fn is_key<S: Source + ?Sized>(key: Span, src: &S) -> bool {
+    let mut copy = [0; KEY_LEN];
+    let Some([text @ .., last, b'=', b'=']) = key.copy_to(src, &mut copy) else {
         return false;
     };
-    text.iter().all(|&byte| class(byte) & BASE64 != 0) && matches!(last, b'A' | b'Q' | b'g' | b'w')
+    usize::from(key.len) == KEY_LEN
+        && text.iter().all(|&byte| class(byte) & BASE64 != 0)
+        && matches!(last, b'A' | b'Q' | b'g' | b'w')
 }
 
 /// An offer that was forwarded: what its acceptance will be held against.
 #[derive(Clone, Debug)]
 pub struct AwaitingAccept {
-    key: [u8; KEY_LEN],
-    protocols: Names,
-    extensions: Names,
-    /// The subprotocols' names, then the extensions', each with a comma behind it.
-    text: [u8; MAX_OFFER_TEXT],
+    /// Hashes of the names of the subprotocols, then of the extensions.
+    names: [u64; NAMES_MAX],
+    key: [u8; KEY_MAX],
+    key_len: u8,
+    protocols: u8,
+    extensions: u8,
+    /// There are more than were remembered.
+    more: bool,
+    flaw: Option<Error>,
 }
 
-/// A range of [`AwaitingAccept::text`].
-#[derive(Clone, Copy, Debug, Default)]
-struct Names {
-    start: u16,
-    end: u16,
-}
+// The next size of memory blocks is twice as large.
+const _: () = assert!(size_of::<AwaitingAccept>() <= 256);
 
 impl AwaitingAccept {
     /// Remembers `offer`, made by the request in `head`.
-    ///
-    /// Fails with [`Error::OfferTooLarge`], [`Error::BadSubprotocol`] or [`Error::BadExtension`].
     pub fn new<S: Source + ?Sized>(
         offer: &Offer,
         head: &Head,
         src: &S,
-    ) -> Result<AwaitingAccept, Error> {
+        digests: &Digests,
+    ) -> AwaitingAccept {
         let mut awaiting = AwaitingAccept {
-            key: offer.key,
-            protocols: Names::default(),
-            extensions: Names::default(),
-            text: [0; MAX_OFFER_TEXT],
+            names: [0; NAMES_MAX],
+            key: [0; KEY_MAX],
+            key_len: 0,
+            protocols: 0,
+            extensions: 0,
+            more: false,
+            flaw: None,
         };
+        if let Some(key) = offer.key.copy_to(src, &mut awaiting.key) {
+            awaiting.key_len = u8::try_from(key.len()).unwrap_or(0);
+        }
+        if !offer.key_is_valid {
+            awaiting.note(Error::BadKey);
+        }
         for value in values(head, KnownField::SecWebSocketProtocol) {
-            let before = awaiting.protocols.end;
+            let mut is_empty = true;
             for name in elements(value, src) {
-                let name = name.map_err(|BadList| Error::BadSubprotocol)?;
-                if !is_token(name, src) {
-                    return Err(Error::BadSubprotocol);
+                is_empty = false;
+                match name {
+                    Ok(name) => {
+                        if !is_token(name, src) {
+                            awaiting.note(Error::BadSubprotocol);
+                        }
+                        if awaiting.remember(digests.hash(name, src)) {
+                            awaiting.protocols = awaiting.protocols.saturating_add(1);
+                        }
+                    }
+                    Err(_) => {
+                        awaiting.note(Error::BadSubprotocol);
+                        awaiting.more = true;
+                    }
                 }
-                awaiting.protocols.end = awaiting.append(awaiting.protocols.end, name, src)?;
             }
-            if awaiting.protocols.end == before {
-                return Err(Error::BadSubprotocol);
+            if is_empty {
+                awaiting.note(Error::BadSubprotocol);
             }
         }
-        awaiting.extensions.start = awaiting.protocols.end;
-        awaiting.extensions.end = awaiting.protocols.end;
         for value in values(head, KnownField::SecWebSocketExtensions) {
             for extension in elements(value, src) {
-                let name = extension
-                    .ok()
-                    .and_then(|extension| extension_name(extension, src))
-                    .ok_or(Error::BadExtension)?;
-                awaiting.extensions.end = awaiting.append(awaiting.extensions.end, name, src)?;
+                let extension = extension.map(|extension| Extension::read(extension, src));
+                if !extension.is_ok_and(|extension| extension.is_valid) {
+                    awaiting.note(Error::BadExtension);
+                }
+                match extension {
+                    Ok(Extension { name, .. }) => {
+                        if awaiting.remember(digests.hash(name, src)) {
+                            awaiting.extensions = awaiting.extensions.saturating_add(1);
+                        }
+                    }
+                    Err(_) => awaiting.more = true,
+                }
             }
         }
-        Ok(awaiting)
+        if awaiting.more {
+            awaiting.note(Error::OfferTooLarge);
+        }
+        awaiting
+    }
+
+    /// Returns the first rule that the offer breaks though it can be passed on: [`Error::BadKey`],
+    /// [`Error::BadSubprotocol`], [`Error::BadExtension`] or [`Error::OfferTooLarge`].
+    pub fn flaw(&self) -> Option<Error> {
+        self.flaw
     }
 
     /// Holds the 101 in `head`, already read as `response`, against the offer. RFC 6455 section 4.1.
@@ -158,7 +212,7 @@ impl AwaitingAccept {
         head: &Head,
         response: &Response,
         src: &S,
-        sha1_base64: Sha1Base64,
+        digests: &Digests,
     ) -> Result<Accepted, Error> {
         let mut upgrade = Occurrence::Absent;
         let mut accept = Occurrence::Absent;
@@ -182,55 +236,74 @@ impl AwaitingAccept {
             return Err(Error::SwitchConnection);
         }
         match accept {
-            Occurrence::Once(value) if value.eq(src, &sha1_base64(&self.digest_input())) => {}
+            Occurrence::Once(value) if value.eq(src, &self.wanted(digests)) => {}
             _ => return Err(Error::SwitchAccept),
         }
-        match protocol {
-            Occurrence::Absent => {}
-            Occurrence::Once(value) if self.offers(self.protocols, value, src) => {}
-            _ => return Err(Error::SwitchSubprotocol),
-        }
+        let mut flaw = match protocol {
+            Occurrence::Absent => None,
+            Occurrence::Once(value) if self.offers_protocol(digests.hash(value, src)) => None,
+            _ => Some(Error::SwitchSubprotocol),
+        };
         for value in values(head, KnownField::SecWebSocketExtensions) {
             for extension in elements(value, src) {
-                extension
-                    .ok()
-                    .and_then(|extension| extension_name(extension, src))
-                    .filter(|&name| self.offers(self.extensions, name, src))
-                    .ok_or(Error::SwitchExtension)?;
+                let offered = extension
+                    .map(|extension| Extension::read(extension, src))
+                    .is_ok_and(|it| {
+                        it.is_valid && self.offers_extension(digests.hash(it.name, src))
+                    });
+                if !offered {
+                    flaw = flaw.or(Some(Error::SwitchExtension));
+                }
             }
         }
-        Ok(Accepted(()))
+        Ok(Accepted { flaw })
     }
 
-    /// Returns what the accept is the digest of: the key and a constant. RFC 6455 section 1.3.
-    fn digest_input(&self) -> [u8; DIGEST_INPUT_LEN] {
-        let mut input = [0; DIGEST_INPUT_LEN];
-        for (to, from) in input.iter_mut().zip(self.key.iter().chain(GUID)) {
+    /// Returns the accept that belongs to the key. RFC 6455 section 1.3.
+    fn wanted(&self, digests: &Digests) -> [u8; ACCEPT_LEN] {
+        let mut input = [0; DIGEST_INPUT_MAX];
+        let key = self.key.get(..usize::from(self.key_len)).unwrap_or(&[]);
+        for (to, from) in input.iter_mut().zip(key.iter().chain(GUID)) {
             *to = *from;
         }
-        input
+        let len = key.len().saturating_add(GUID.len());
+        (digests.sha1_base64)(input.get(..len).unwrap_or(&[]))
     }
 
-    /// Writes a name and a comma at `at` of the text; returns the offset behind them.
-    fn append<S: Source + ?Sized>(&mut self, at: u16, name: Span, src: &S) -> Result<u16, Error> {
-        let room = self
-            .text
-            .get_mut(usize::from(at)..)
-            .ok_or(Error::OfferTooLarge)?;
-        name.copy_to(src, room).ok_or(Error::OfferTooLarge)?;
-        *room
-            .get_mut(usize::from(name.len))
-            .ok_or(Error::OfferTooLarge)? = b',';
-        Ok(at.saturating_add(name.len).saturating_add(1))
+    /// Notes a rule that is broken, if it is the first.
+    fn note(&mut self, flaw: Error) {
+        self.flaw = self.flaw.or(Some(flaw));
     }
 
-    /// Says whether `name` is, byte for byte, among `names`.
-    fn offers<S: Source + ?Sized>(&self, names: Names, name: Span, src: &S) -> bool {
-        self.text
-            .get(usize::from(names.start)..usize::from(names.end))
-            .unwrap_or(&[])
-            .split(|&byte| byte == b',')
-            .any(|offered| !offered.is_empty() && name.eq(src, offered))
+    /// Remembers one more name; says whether there was room for it.
+    fn remember(&mut self, name: u64) -> bool {
+        let at = self.protocols.saturating_add(self.extensions);
+        match self.names.get_mut(usize::from(at)) {
+            Some(place) => {
+                *place = name;
+                true
+            }
+            None => {
+                self.more = true;
+                false
+            }
+        }
+    }
+
+    /// Says whether a subprotocol of this hash was offered, or may have been.
+    fn offers_protocol(&self, name: u64) -> bool {
+        self.more || self.offers(0, self.protocols, name)
+    }
+
+    /// Says whether an extension of this hash was offered, or may have been.
+    fn offers_extension(&self, name: u64) -> bool {
+        self.more || self.offers(self.protocols, self.extensions, name)
+    }
+
+    /// Says whether the hash is among `count` of the names, from the one at `first` on.
+    fn offers(&self, first: u8, count: u8, name: u64) -> bool {
+        let names = self.names.iter().skip(usize::from(first));
+        names.take(usize::from(count)).any(|it| *it == name)
     }
 }
 
@@ -242,16 +315,26 @@ fn values(head: &Head, known: KnownField) -> impl Iterator<Item = Span> + '_ {
         .map(|field| field.value)
 }
 
-/// Returns the name of an extension if it and its parameters are well-formed. RFC 6455 section 9.1.
-fn extension_name<S: Source + ?Sized>(extension: Span, src: &S) -> Option<Span> {
-    let mut parts = parts(extension, src, b';');
-    let name = parts.next()?.ok().filter(|&name| is_token(name, src))?;
-    for parameter in parts {
-        if !is_parameter(parameter.ok()?, src) {
-            return None;
+/// An element of Sec-WebSocket-Extensions.
+#[derive(Clone, Copy)]
+struct Extension {
+    /// What is before its parameters.
+    name: Span,
+    /// It and its parameters are well-formed.
+    is_valid: bool,
+}
+
+impl Extension {
+    /// Reads one. RFC 6455 section 9.1.
+    fn read<S: Source + ?Sized>(extension: Span, src: &S) -> Extension {
+        let mut parts = parts(extension, src, b';');
+        let name = parts.next().and_then(Result::ok).unwrap_or(Span::EMPTY);
+        Extension {
+            name,
+            is_valid: is_token(name, src)
+                && parts.all(|part| part.is_ok_and(|part| is_parameter(part, src))),
         }
     }
-    Some(name)
 }
 
 /// Says whether the span is token, token=token, or token=quoted-string with a token in the quotes.
@@ -275,4 +358,14 @@ fn is_parameter<S: Source + ?Sized>(parameter: Span, src: &S) -> bool {
 /// Proof that the server accepted the offer: from here on the connections are a tunnel.
 #[derive(Debug)]
 #[must_use]
-pub struct Accepted(());
+pub struct Accepted {
+    flaw: Option<Error>,
+}
+
+impl Accepted {
+    /// Returns the first rule that the 101 breaks though it can be passed on, since it is the client that decides (RFC 6455
+    /// section 4.1): [`Error::SwitchSubprotocol`] or [`Error::SwitchExtension`].
+    pub fn flaw(&self) -> Option<Error> {
+        self.flaw
+    }
+}

@@ -275,10 +275,16 @@ impl Downstream {
         asked.keep_alive = asked.keep_alive && self.may_go_on();
         let Some(route) = route else {
             self.site.unrouted();
-            let go_on = answer::may_go_on(&asked) && request.framing == BodyFraming::None;
+            let go_on = answer::may_go_on(&asked) && request.framing.is_empty();
             return self.answer_as(io, 404, go_on, asked.head_method, 0);
         };
         route.requests.inc();
+        if let Some(flaw) = awaiting.as_ref().and_then(|awaiting| awaiting.flaw()) {
+            if route.settings.get(Setting::WsStrict) != 0 {
+                return self.refuse(io, flaw);
+            }
+            stats::inc(Counter::ToleratedRequests);
+        }
         let most = limits::content(route.settings.get(Setting::BodyMaxKib));
         if matches!(request.framing, BodyFraming::Length(length) if length > most) {
             return self.refuse(io, proto::Error::BodyTooLarge);
@@ -392,7 +398,7 @@ impl Downstream {
                 }
             }
         }
-        let whole = exchange.request.framing == BodyFraming::None;
+        let whole = exchange.request.framing.is_empty();
         let job = match Job::new(
             io.conn().into(),
             exchange.route.clone(),

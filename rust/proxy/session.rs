@@ -48,7 +48,8 @@ use crate::{
         span::{
             Full,
             Sink, //
-        }, //
+        },
+        ws::Digests, //
     }, //
 };
 use core::net::IpAddr;
@@ -182,6 +183,16 @@ impl Sink for Writer<'_> {
         self.write(bytes).map_err(|_| Full)
     }
 }
+
+/// What the protocol code is lent.
+pub(crate) const DIGESTS: Digests = Digests {
+    sha1_base64: net::sha1_base64,
+    keyed: |pieces| {
+        let mut digest = net::Digest::default();
+        pieces.for_each(|piece| digest.update(piece));
+        digest.finish()
+    },
+};
 
 /// Notes which rule a client's message broke.
 pub(crate) fn count_request_error(error: proto::Error) {

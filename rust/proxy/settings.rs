@@ -106,6 +106,8 @@ settings! {
     LimitDelayMax limit_delay_max c"limit_delay_max_ms";
     /// KiB that a tunnel may hold; 0 for what its connections may.
     WsMemoryMaxKib ws_memory_max_kib c"ws_memory_max_kib";
+    /// 1: offers and 101s that break a rule of RFC 6455 which is for the two ends to judge are refused.
+    WsStrict ws_strict c"ws_strict";
 }
 
 /// No value of its own.

@@ -38,6 +38,7 @@ use super::{
         BEGUN,
         BOUND,
         CLOSE_AFTER,
+        DIGESTS,
         ENDED,
         ENDED_LAST,
         FAILED_502,
@@ -58,7 +59,6 @@ use super::{
 use crate::{
     net::{
         date,
-        sha1_base64,
         spare::Spares,
         stats::{
             self,
@@ -99,9 +99,6 @@ use kernel::{
         Arc, //
     }, //
 };
-
-/// Interim responses that one request may get.
-const INTERIM_MAX: u8 = 16;
 
 /// A connection to a server.
 pub(crate) struct Upstream {
@@ -144,10 +141,11 @@ pub(crate) struct Job {
     tunnel: Option<Arc<Shared>>,
     reading: Option<KBox<Reading>>,
     body: Option<Body>,
-    interim: u8,
+    interim: u16,
     rest: Rest,
     /// A part of the final response went out.
     started: bool,
+    /// Nothing was said so far that the connection cannot be used for another request.
     may_reuse: bool,
     /// The server authenticates connections, so this one is the client's from now on.
     binds: bool,
@@ -183,7 +181,7 @@ impl Job {
                 interim: 0,
                 rest,
                 started: false,
-                may_reuse: false,
+                may_reuse: true,
                 binds: false,
                 close_after: false,
                 log,
@@ -615,11 +613,15 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     if let (Some(log), true) = (&job.log, response.kind != ResponseKind::Interim) {
         log.status(response.status);
     }
+    if response.contradicts {
+        stats::inc(Counter::ToleratedResponses);
+        job.may_reuse = false;
+    }
     let outcome = match response.kind {
         ResponseKind::Interim => {
             job.interim = job.interim.saturating_add(1);
-            if job.interim > INTERIM_MAX {
-                return Err(Failure::Protocol(crate::proto::Error::BadStatus));
+            if u32::from(job.interim) > sysctl::interim_max() {
+                return Err(Failure::Protocol(crate::proto::Error::TooManyInterim));
             }
             Outcome::Again
         }
@@ -628,13 +630,19 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
                 .awaiting
                 .take()
                 .ok_or(Failure::Protocol(crate::proto::Error::UnaskedSwitch))?;
-            let _accepted = awaiting
-                .accept(head, &response, &bytes, sha1_base64)
+            let accepted = awaiting
+                .accept(head, &response, &bytes, &DIGESTS)
                 .map_err(Failure::Protocol)?;
+            if let Some(flaw) = accepted.flaw() {
+                if job.route.settings.get(Setting::WsStrict) != 0 {
+                    return Err(Failure::Protocol(flaw));
+                }
+                stats::inc(Counter::ToleratedResponses);
+            }
             Outcome::Switch
         }
         ResponseKind::Final => {
-            job.may_reuse = response.keep_alive && response.framing != BodyFraming::UntilClose;
+            job.may_reuse &= response.keep_alive && response.framing != BodyFraming::UntilClose;
             job.binds = response.binds;
             job.close_after = !delivery.keep_alive;
             let body = Body::new(

@@ -29,7 +29,10 @@ use squall::proto::span::{
     Sink,
     Source, //
 };
-use squall::proto::ws::AwaitingAccept;
+use squall::proto::ws::{
+    AwaitingAccept,
+    Digests, //
+};
 use squall::replay::{
     replay,
     Memory,
@@ -161,9 +164,15 @@ impl Sink for Recorded {
 }
 
 /// Stands in for SHA-1 and base64: the accept of the vectors' key, whatever the key.
-fn accept(_: &[u8; 60]) -> [u8; 28] {
+fn accept(_: &[u8]) -> [u8; 28] {
     *b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 }
+
+/// What proto is lent; the hash is the number of the bytes.
+const DIGESTS: Digests = Digests {
+    sha1_base64: accept,
+    keyed: |pieces| pieces.map(|piece| piece.len() as u64).sum(),
+};
 
 /// Writes bytes as a vector's value.
 fn quote(bytes: &[u8]) -> String {
@@ -187,7 +196,7 @@ fn run(text: &str, arrival: Arrival) -> (String, Vec<u8>) {
     let vector = parse(text).next().expect("a vector");
     let mut out = Recorded::default();
     let mut log = String::new();
-    replay(&vector, &mut memory, arrival, accept, &mut out, &mut log).expect("a well-formed one");
+    replay(&vector, &mut memory, arrival, DIGESTS, &mut out, &mut log).expect("a well-formed one");
     (log, out.0)
 }
 
@@ -285,7 +294,7 @@ fn only_a_101_accepts_an_offer() {
         assert!(matches!(done, Ok(Progress::Done { .. })));
         let asked = Request::from_head(&head, request).expect("a request");
         let offer = asked.upgrade.expect("an offer");
-        let awaiting = AwaitingAccept::new(&offer, &head, request).expect("not too large");
+        let awaiting = AwaitingAccept::new(&offer, &head, request, &DIGESTS);
         let fields: &[u8] = b"Upgrade: websocket\r\nConnection: upgrade\r\n\
             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         let answer = [line, fields].concat();
@@ -294,7 +303,7 @@ fn only_a_101_accepts_an_offer() {
         assert!(matches!(done, Ok(Progress::Done { .. })));
         let response =
             Response::from_head(&head, &Asked::from(&asked), &answer[..]).expect("a response");
-        let verdict = awaiting.accept(&head, &response, &answer[..], accept);
+        let verdict = awaiting.accept(&head, &response, &answer[..], &DIGESTS);
         assert_eq!(verdict.is_ok(), accepted);
     }
 }

@@ -251,6 +251,9 @@ pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
             if !response.dated {
                 date(&now(), sink)?;
             }
+            if response.status == 426 {
+                advertised(head, src, sink)?;
+            }
             if !delivery.keep_alive {
                 sink.put(CLOSE)?;
             } else if delivery.version == Version::Http10 {
@@ -259,6 +262,25 @@ pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
         }
     }
     sink.put(b"\r\n")
+}
+
+/// Writes the protocols to one of which the server wants the client to switch, as it must in a 426. RFC 9110 section 15.5.22.
+fn advertised<S: Source + ?Sized, K: Sink + ?Sized>(
+    head: &Head,
+    src: &S,
+    sink: &mut K,
+) -> Result<(), Full> {
+    let named = |field: &&Field| field.known == KnownField::Upgrade && !field.value.is_empty();
+    let mut fields = head.fields().iter().filter(named).peekable();
+    if fields.peek().is_some() {
+        sink.put(b"Connection: upgrade\r\n")?;
+    }
+    for field in fields {
+        sink.put(b"Upgrade: ")?;
+        field.value.put(src, sink)?;
+        sink.put(b"\r\n")?;
+    }
+    Ok(())
 }
 
 /// Copies the field lines in `chosen`, in order. Neighbours that need no change are copied as one.

@@ -463,7 +463,7 @@ impl HeadParser {
         }
         self.state = State::AfterStatus;
         match self.number {
-            100..=599 => Ok(()),
+            100..=999 => Ok(()),
             _ => Err(Error::BadStatus),
         }
     }

@@ -113,6 +113,7 @@ impl RouteDir {
                 limit_action: 129,
                 limit_delay_max_ms: 130,
                 ws_memory_max_kib: 131,
+                ws_strict: 132,
             ],
         };
         let route = Route::new(name(dir)?)?;
@@ -332,6 +333,7 @@ setting_file! {
     129 LimitAction
     130 LimitDelayMax
     131 WsMemoryMaxKib
+    132 WsStrict
 }
 
 impl RouteDir {

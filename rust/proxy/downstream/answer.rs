@@ -34,10 +34,7 @@ use crate::{
     proto::{
         self,
         h1::encode,
-        message::{
-            BodyFraming,
-            Version, //
-        },
+        message::Version,
         response::Asked, //
     }, //
 };
@@ -78,7 +75,7 @@ impl Downstream {
         let go_on = self.exchange.as_ref().is_some_and(|exchange| {
             // The whole request has been read.
             let whole = self.state == State::Response;
-            may_go_on(&exchange.asked) && (whole || exchange.request.framing == BodyFraming::None)
+            may_go_on(&exchange.asked) && (whole || exchange.request.framing.is_empty())
         });
         let head_method = self.head_method(io);
         self.answer_as(io, status, go_on, head_method, seconds);

@@ -27,7 +27,10 @@ use super::super::{
         Places,
         Route, //
     },
-    session::Io,
+    session::{
+        Io,
+        DIGESTS, //
+    },
     settings::Setting,
     site::Site,
     tunnel::Shared, //
@@ -50,10 +53,7 @@ use crate::{
         field::KnownField,
         h1::encode,
         head::Head,
-        message::{
-            BodyFraming,
-            Method, //
-        },
+        message::Method,
         request::Request,
         response::Asked,
         span::Full,
@@ -333,7 +333,7 @@ pub(super) fn may_repeat(request: &Request) -> bool {
         request.method,
         Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete
     );
-    idempotent && request.framing == BodyFraming::None && request.upgrade.is_none()
+    idempotent && request.framing.is_empty() && request.upgrade.is_none()
 }
 
 /// Decides what the complete head means, and what the answer to an offer in it must match.
@@ -417,7 +417,7 @@ fn await_accept(
         stats::inc(Counter::NoMemory);
         Failure::NoMemory
     })?;
-    let awaiting = AwaitingAccept::new(offer, head, bytes).map_err(Failure::Protocol)?;
+    let awaiting = AwaitingAccept::new(offer, head, bytes, &DIGESTS);
     Ok(Some(KBox::write(place, awaiting)))
 }
 

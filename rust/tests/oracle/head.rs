@@ -87,7 +87,7 @@ pub fn response(bytes: &[u8], limits: &Limits) -> Result<ResponseHead, Stop> {
     let minor = minor_version(&line[..8])?;
     let digits = std::str::from_utf8(&line[9..12]).unwrap_or("");
     let status = match digits.parse::<u16>() {
-        Ok(status @ 100..=599) if line[9].is_ascii_digit() => status,
+        Ok(status @ 100..=999) if line[9].is_ascii_digit() => status,
         _ => return Err(Stop::Refused("status code")),
     };
     let reason = match &line[12..] {

@@ -76,6 +76,16 @@ impl<M> Reading<M> {
         }
     }
 
+    /// Notes that a message is passed on that breaks a rule, unless it is refused for that.
+    fn note_flaw(&mut self, flaw: Option<&'static str>, strict: bool) -> Result<(), Stop> {
+        match flaw {
+            Some(flaw) if strict => return Err(Stop::Refused(flaw)),
+            Some(flaw) => self.events += &format!("tolerates {flaw}\n"),
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Notes a body that is complete.
     fn note_body(&mut self, framing: body::Framing, body: &Body) {
         if let Some(trailers) = &body.trailers {
@@ -91,7 +101,9 @@ impl<M> Reading<M> {
 }
 
 /// Reads requests, up to an offer or to one behind which the connection does not persist. RFC 9112 section 9.6.
-pub fn requests(bytes: &[u8], limits: &Limits, reader: Reader) -> Reading<Request> {
+///
+/// `strict`: an offer with a flaw is refused.
+pub fn requests(bytes: &[u8], limits: &Limits, reader: Reader, strict: bool) -> Reading<Request> {
     let mut reading = Reading::new();
     let mut at = 0;
     while at < bytes.len() && reading.stop.is_none() {
@@ -102,6 +114,11 @@ pub fn requests(bytes: &[u8], limits: &Limits, reader: Reader) -> Reading<Reques
                 break;
             }
         };
+        if let Err(stop) = reading.note_flaw(request.offer.as_ref().and_then(|it| it.flaw), strict)
+        {
+            reading.stop = Some(stop);
+            break;
+        }
         at += len;
         reading.events += &format!("{request}\n");
         if request.offer.is_some() {
@@ -132,24 +149,36 @@ pub fn requests(bytes: &[u8], limits: &Limits, reader: Reader) -> Reading<Reques
 /// Reads the responses to `asked`, up to the final one or the 101.
 ///
 /// `closed`: behind the bytes the server closed the connection. `last`: the client's connection is not kept.
+/// `strict`: a 101 with a flaw is refused.
 pub fn responses(
     bytes: &[u8],
     asked: &Request,
     limits: &Limits,
     closed: bool,
     last: bool,
+    strict: bool,
 ) -> Reading<Response> {
     let mut reading = Reading::new();
     let mut at = 0;
+    let mut reusable = true;
     loop {
-        let (response, len) = match response::read(&bytes[at..], asked, &limits.head) {
+        let (mut response, len) = match response::read(&bytes[at..], asked, &limits.head) {
             Ok(read) => read,
             Err(stop) => {
                 reading.stop = Some(stop);
                 return reading;
             }
         };
+        if let Err(stop) = reading.note_flaw(response.flaw, strict) {
+            reading.stop = Some(stop);
+            return reading;
+        }
         at += len;
+        if response.contradicts {
+            reading.events += "contradicts itself\n";
+            reusable = false;
+        }
+        response.keep_alive &= reusable;
         let delivered = response.delivered(asked);
         let keep = !last && asked.keep_alive && delivered != body::Framing::UntilClose;
         let authenticates = ["www-authenticate", "proxy-authenticate"];

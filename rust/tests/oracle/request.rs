@@ -4,6 +4,7 @@
 
 use super::body::{
     declared,
+    split_unquoted,
     Framing, //
 };
 use super::grammar::{
@@ -15,6 +16,7 @@ use super::grammar::{
     is_token,
     list,
     number,
+    trim,
     values,
     Field, //
 };
@@ -29,8 +31,9 @@ use super::{
     Stop, //
 };
 
-/// Most bytes that the names of subprotocols and extensions in one offer may have, a comma after each counted.
-const MAX_OFFER: usize = 448;
+/// Most subprotocols and extensions of one offer that this gateway remembers. Of others it cannot say that they were not
+/// offered.
+const MAX_NAMES: usize = 22;
 
 /// Fields that this gateway writes itself, besides those of the connection; Max-Forwards in OPTIONS and
 /// TRACE only.
@@ -84,6 +87,10 @@ pub struct Offer {
     pub key: Vec<u8>,
     pub protocols: Vec<Vec<u8>>,
     pub extensions: Vec<Vec<u8>>,
+    /// Anything may have been offered.
+    pub more: bool,
+    /// The first rule that it breaks.
+    pub flaw: Option<&'static str>,
 }
 
 impl std::fmt::Display for Request {
@@ -116,7 +123,7 @@ pub fn read(bytes: &[u8], limits: &Limits, reader: Reader) -> Result<(Request, u
         [host] if is_authority(host) => Some(host.clone()),
         _ => return Err(Stop::Refused("Host")),
     };
-    let framing = declared(&fields, head.minor)?;
+    let mut framing = declared(&fields, head.minor)?;
     if head.minor == 0
         && framing == Framing::None
         && [&b"POST"[..], b"PUT"].contains(&&head.method[..])
@@ -141,14 +148,15 @@ pub fn read(bytes: &[u8], limits: &Limits, reader: Reader) -> Result<(Request, u
         return Err(Stop::Refused("not to be forwarded any more"));
     }
     // Any other request is an ordinary one, whatever Upgrade says. RFC 9110 section 7.8.
-    let may_offer = options.has(b"upgrade")
-        && head.minor == 1
-        && head.method == b"GET"
-        && framing == Framing::None;
+    let may_offer =
+        options.has(b"upgrade") && head.minor == 1 && head.method == b"GET" && !has_body;
     let offer = match may_offer && names_websocket(&fields)? {
         true => Some(offer(&fields)?),
         false => None,
     };
+    if offer.is_some() {
+        framing = Framing::None;
+    }
     let stays = |name: &&str| match *name {
         "max-forwards" => counted,
         _ => true,
@@ -235,41 +243,65 @@ fn target(target: &[u8], method: &[u8]) -> Result<(Option<Vec<u8>>, Vec<u8>), St
 /// Reads the fields of an offer. RFC 6455 section 4.1.
 fn offer(fields: &[Field]) -> Result<Offer, Stop> {
     let key = match &values(fields, "sec-websocket-key")[..] {
-        [key] if is_key(key) => key.clone(),
+        [key] if (1..=64).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic) => {
+            key.clone()
+        }
         _ => return Err(Stop::Refused("Sec-WebSocket-Key")),
     };
     if values(fields, "sec-websocket-version") != [b"13"] {
         return Err(Stop::Refused("Sec-WebSocket-Version"));
     }
-    let mut protocols = Vec::new();
-    for value in values(fields, "sec-websocket-protocol") {
-        let names = list(&value);
-        if names.is_empty() || !names.iter().all(|name| is_token(name)) {
-            return Err(Stop::Refused("Sec-WebSocket-Protocol"));
-        }
-        protocols.extend(names);
-    }
-    let extensions = extensions(fields)?;
-    let text: usize = protocols
+    let protocols = values(fields, "sec-websocket-protocol");
+    let extensions = values(fields, "sec-websocket-extensions");
+    let bad_protocols = protocols.iter().any(|value| {
+        let names = list(value);
+        names.is_empty() || !names.iter().all(|name| is_token(name))
+    });
+    let bad_extensions = extensions
+        .iter()
+        .flat_map(|value| list(value))
+        .any(|extension| extension_name(&extension).is_none());
+    let unended = protocols
         .iter()
         .chain(&extensions)
-        .map(|name| name.len() + 1)
-        .sum();
-    if text > MAX_OFFER {
-        return Err(Stop::Refused("names in an offer are too long"));
-    }
+        .any(|value| split_unquoted(value, b',').is_none());
+    let protocols: Vec<Vec<u8>> = protocols
+        .iter()
+        .flat_map(|value| unquoted_list(value))
+        .collect();
+    let extensions: Vec<Vec<u8>> = extensions
+        .iter()
+        .flat_map(|value| unquoted_list(value))
+        .map(|extension| name_of(&extension))
+        .collect();
+    let more = unended || protocols.len() + extensions.len() > MAX_NAMES;
+    let flaws = [
+        (!is_key(&key), "bad_key"),
+        (bad_protocols, "bad_subprotocol"),
+        (bad_extensions, "bad_extension"),
+        (more, "offer_too_large"),
+    ];
     Ok(Offer {
         key,
         protocols,
         extensions,
+        more,
+        flaw: flaws.iter().find(|(broken, _)| *broken).map(|it| it.1),
     })
 }
 
-/// The names of the extensions in Sec-WebSocket-Extensions. RFC 6455 section 9.1.
-pub fn extensions(fields: &[Field]) -> Result<Vec<Vec<u8>>, Stop> {
-    values(fields, "sec-websocket-extensions")
+/// The elements of a list, in which quoted strings may have commas.
+pub fn unquoted_list(value: &[u8]) -> Vec<Vec<u8>> {
+    let elements = split_unquoted(value, b',').unwrap_or_default();
+    elements
         .iter()
-        .flat_map(|value| list(value))
-        .map(|extension| extension_name(&extension).ok_or(Stop::Refused("extension")))
+        .map(|element| trim(element).to_vec())
+        .filter(|element| !element.is_empty())
         .collect()
+}
+
+/// What is before the parameters of an extension.
+pub fn name_of(extension: &[u8]) -> Vec<u8> {
+    let parts = split_unquoted(extension, b';').unwrap_or_default();
+    parts.first().map_or(Vec::new(), |name| trim(name).to_vec())
 }

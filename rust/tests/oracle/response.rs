@@ -4,9 +4,11 @@
 
 use super::body::{
     declared,
+    split_unquoted,
     Framing, //
 };
 use super::grammar::{
+    extension_name,
     values,
     Field, //
 };
@@ -15,7 +17,8 @@ use super::head::{
     Limits, //
 };
 use super::request::{
-    extensions,
+    name_of,
+    unquoted_list,
     Offer,
     Request, //
 };
@@ -46,6 +49,10 @@ pub struct Response {
     /// The length that is declared where there can be a body, or could have been one.
     pub length: Option<u128>,
     pub keep_alive: bool,
+    /// It cannot have a body, and declares one.
+    pub contradicts: bool,
+    /// The first rule that a 101 breaks which the client is to judge.
+    pub flaw: Option<&'static str>,
     /// All fields.
     pub fields: Vec<Field>,
     /// The fields that are copied.
@@ -81,25 +88,25 @@ pub fn read(bytes: &[u8], asked: &Request, limits: &Limits) -> Result<(Response,
     let head = head::response(bytes, limits)?;
     let len = head.len;
     let options = Options::new(&head.fields)?;
-    let declared = declared(&head.fields, head.minor)?;
-    let never = |rule| match declared {
-        Framing::None => Ok(Framing::None),
-        _ => Err(Stop::Refused(rule)),
-    };
+    let declared = declared(&head.fields, head.minor);
+    // What follows the head cannot be a body, so these say nothing but that the server is confused.
+    let coded = !values(&head.fields, "transfer-encoding").is_empty();
+    let bare = matches!(head.status, 100..=199 | 204) || head.status == 304 && coded;
+    let contradicts = bare && !matches!(declared, Ok(Framing::None | Framing::Length(0)));
+    let declared = if bare { Framing::None } else { declared? };
     let (kind, framing) = match head.status {
-        101 => (Kind::Switch, never("101 with a body")?),
-        100..=199 => (Kind::Interim, never("1xx with a body")?),
-        204 if declared == Framing::Length(0) => (Kind::Final, Framing::None),
-        204 => (Kind::Final, never("204 with a body")?),
-        304 => (Kind::Final, Framing::None),
+        101 => (Kind::Switch, Framing::None),
+        100..=199 => (Kind::Interim, Framing::None),
+        204 | 304 => (Kind::Final, Framing::None),
         _ if asked.method == b"HEAD" => (Kind::Final, Framing::None),
         _ if declared == Framing::None => (Kind::Final, Framing::UntilClose),
         _ => (Kind::Final, declared),
     };
+    let mut flaw = None;
     if kind == Kind::Switch {
         let offer = asked.offer.as_ref().filter(|_| head.minor == 1);
         let offer = offer.ok_or(Stop::Refused("101 that nobody asked for"))?;
-        accepts(&head.fields, &options, offer)?;
+        flaw = accepts(&head.fields, &options, offer)?;
     }
     let response = Response {
         minor: head.minor,
@@ -108,10 +115,14 @@ pub fn read(bytes: &[u8], asked: &Request, limits: &Limits) -> Result<(Response,
         kind,
         framing,
         length: match declared {
-            Framing::Length(length) if head.status != 204 => Some(length),
+            Framing::Length(length) => Some(length),
             _ => None,
         },
-        keep_alive: options.keep_alive(head.minor) && framing != Framing::UntilClose,
+        keep_alive: options.keep_alive(head.minor)
+            && framing != Framing::UntilClose
+            && !contradicts,
+        contradicts,
+        flaw,
         forwarded: options.forwarded(&head.fields, &["content-length"]),
         fields: head.fields,
         trailers: !options.may_name_trailers(),
@@ -120,7 +131,13 @@ pub fn read(bytes: &[u8], asked: &Request, limits: &Limits) -> Result<(Response,
 }
 
 /// Checks that a 101 accepts the offer. RFC 6455 section 4.1, the client's steps 1 to 6.
-fn accepts(fields: &[Field], options: &Options, offer: &Offer) -> Result<(), Stop> {
+///
+/// Returns the first rule that it breaks for the client to judge: steps 5 and 6.
+fn accepts(
+    fields: &[Field],
+    options: &Options,
+    offer: &Offer,
+) -> Result<Option<&'static str>, Stop> {
     match &values(fields, "upgrade")[..] {
         [protocol] if protocol.eq_ignore_ascii_case(b"websocket") => {}
         _ => return Err(Stop::Refused("101 for another protocol")),
@@ -131,16 +148,22 @@ fn accepts(fields: &[Field], options: &Options, offer: &Offer) -> Result<(), Sto
     if values(fields, "sec-websocket-accept") != [accept_of(&offer.key)] {
         return Err(Stop::Refused("Sec-WebSocket-Accept"));
     }
-    match &values(fields, "sec-websocket-protocol")[..] {
-        [] => {}
-        [protocol] if offer.protocols.contains(protocol) => {}
-        _ => return Err(Stop::Refused("subprotocol that was not offered")),
-    }
-    match extensions(fields)?
-        .iter()
-        .all(|name| offer.extensions.contains(name))
-    {
-        true => Ok(()),
-        false => Err(Stop::Refused("extension that was not offered")),
-    }
+    let protocol_is_good = match &values(fields, "sec-websocket-protocol")[..] {
+        [] => true,
+        [protocol] => offer.more || offer.protocols.contains(protocol),
+        _ => false,
+    };
+    let extensions = values(fields, "sec-websocket-extensions");
+    let extension_is_good = |extension: &Vec<u8>| {
+        extension_name(extension).is_some()
+            && (offer.more || offer.extensions.contains(&name_of(extension)))
+    };
+    let extensions_are_good = extensions.iter().all(|value| {
+        split_unquoted(value, b',').is_some() && unquoted_list(value).iter().all(extension_is_good)
+    });
+    Ok(match (protocol_is_good, extensions_are_good) {
+        (false, _) => Some("switch_subprotocol"),
+        (true, false) => Some("switch_extension"),
+        (true, true) => None,
+    })
 }

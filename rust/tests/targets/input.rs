@@ -120,6 +120,8 @@ pub struct Input {
     pub close: bool,
     /// The connection to which the message goes ends behind it, for a reason of ours.
     pub last: bool,
+    /// Offers and 101s that have a flaw are refused.
+    pub strict: bool,
     /// Ways in which the bytes arrive, to be held against all at once.
     pub arrivals: Vec<Arrival>,
 }
@@ -131,7 +133,7 @@ impl Input {
     /// The flags: 0x01 responses, 0x02 to the request at the front of the stream, 0x04 closed, 0x08 last,
     /// 0x30 which limits of heads, 0xc0 which of bodies; which of those that fit exactly is too low by one,
     /// where they are chosen. Where there are no responses the second byte says 0x01 that the client is
-    /// trusted, 0x02 that Forwarded is written, 0x04 which client it is. 0x80 in it: Via is added.
+    /// trusted, 0x02 that Forwarded is written, 0x04 which client it is. 0x80 in it: Via is added. 0x40: flaws are refused.
     pub fn from_bytes(bytes: &[u8]) -> Option<Input> {
         let (&[flags, choice, pieces @ ..], stream) = bytes.split_first_chunk::<6>()?;
         let response = flags & 1 != 0;
@@ -139,7 +141,7 @@ impl Input {
             let end = stream.windows(4).position(|four| four == b"\r\n\r\n")?;
             stream.split_at(end + 4)
         } else {
-            let number = usize::from(choice & 0x7f);
+            let number = usize::from(choice & 0x3f);
             (REQUESTS[number % REQUESTS.len()], stream)
         };
         let (head, bodies) = match LIMITS.get(usize::from(flags >> 4 & 3)) {
@@ -162,6 +164,7 @@ impl Input {
             via: choice & 0x80 != 0,
             close: flags & 4 != 0,
             last: flags & 8 != 0,
+            strict: choice & 0x40 != 0,
             arrivals: arrivals(pieces, raw.len()),
         })
     }
@@ -190,6 +193,7 @@ impl Input {
             via: vector.has("via"),
             close: vector.has("close"),
             last: vector.has("last"),
+            strict: vector.has("strict"),
             arrivals: arrivals([7, 1, 30, 2], raw.len()),
             raw,
         })
@@ -211,6 +215,7 @@ impl Input {
             },
             close: self.close,
             last: self.last,
+            strict: self.strict,
         }
     }
 }

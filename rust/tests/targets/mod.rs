@@ -3,6 +3,11 @@
 //! What the fuzz targets do, without a fuzzer: each takes an input and panics when something is wrong.
 //! `rust/fuzz` runs them on what a fuzzer makes up, `rust/tests/corpus.rs` on what is kept.
 
+use std::hash::{
+    DefaultHasher,
+    Hasher, //
+};
+
 use base64::Engine;
 use sha1::{
     Digest,
@@ -17,8 +22,8 @@ use squall::proto::span::{
     Sink, //
 };
 use squall::proto::ws::{
-    ACCEPT_LEN,
-    DIGEST_INPUT_LEN, //
+    Digests,
+    ACCEPT_LEN, //
 };
 use squall::replay::{
     run,
@@ -59,7 +64,7 @@ impl Sink for Recorded {
     }
 }
 
-fn sha1_base64(input: &[u8; DIGEST_INPUT_LEN]) -> [u8; ACCEPT_LEN] {
+fn sha1_base64(input: &[u8]) -> [u8; ACCEPT_LEN] {
     let mut accept = [0; ACCEPT_LEN];
     base64::engine::general_purpose::STANDARD
         .encode_slice(Sha1::digest(input), &mut accept)
@@ -67,12 +72,24 @@ fn sha1_base64(input: &[u8; DIGEST_INPUT_LEN]) -> [u8; ACCEPT_LEN] {
     accept
 }
 
+fn hash(pieces: &mut dyn Iterator<Item = &[u8]>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    // Each byte for itself: it must not matter where the pieces are cut.
+    pieces.flatten().for_each(|byte| hasher.write_u8(*byte));
+    hasher.finish()
+}
+
+const DIGESTS: Digests = Digests {
+    sha1_base64,
+    keyed: hash,
+};
+
 /// Runs the case; `None` if the request that it answers is not complete.
 pub fn outcome(case: &Case<'_>, arrival: Arrival) -> Option<Outcome> {
     let mut out = Recorded(Vec::new());
     let mut events = String::new();
     let mut head = Head::new();
-    run(case, &mut head, arrival, sha1_base64, &mut out, &mut events)?;
+    run(case, &mut head, arrival, DIGESTS, &mut out, &mut events)?;
     Some(Outcome { events, out: out.0 })
 }
 
@@ -132,7 +149,7 @@ pub fn limits(limits: &AllLimits) -> oracle::Limits {
 pub fn read(input: &Input, outcome: &Outcome) -> Read {
     let limits = limits(&input.limits);
     if !input.response {
-        let reading = oracle::requests(&input.raw, &limits, Reader::Gateway);
+        let reading = oracle::requests(&input.raw, &limits, Reader::Gateway, input.strict);
         compare(input, outcome, &reading);
         return Read::Requests(reading);
     }
@@ -144,7 +161,14 @@ pub fn read(input: &Input, outcome: &Outcome) -> Read {
     };
     match oracle::request::read(&input.request, &defaults, Reader::Gateway) {
         Ok((asked, _)) => {
-            let reading = oracle::responses(&input.raw, &asked, &limits, input.close, input.last);
+            let reading = oracle::responses(
+                &input.raw,
+                &asked,
+                &limits,
+                input.close,
+                input.last,
+                input.strict,
+            );
             compare(input, outcome, &reading);
             Read::Responses(Box::new(asked), reading)
         }
@@ -214,11 +238,12 @@ pub fn describe(input: &Input) -> String {
         false => "requests".to_string(),
     };
     format!(
-        "{request}\n---\n{}\n---\n{:?} close: {} last: {} trusted: {} forwarded: {} via: {}",
+        "{request}\n---\n{}\n---\n{:?} close: {} last: {} strict: {} trusted: {} forwarded: {} via: {}",
         text(&input.raw),
         input.limits,
         input.close,
         input.last,
+        input.strict,
         input.trusted,
         input.forwarded,
         input.via

@@ -76,7 +76,7 @@ pub fn reencode(input: &Input) {
             let (again, second) = forwarded(input, &first, false);
             read(&again, &second);
             // Another gateway would not forward everything that a server answers.
-            let sent = requests(&again.raw, &limits(&again.limits), Reader::Server);
+            let sent = requests(&again.raw, &limits(&again.limits), Reader::Server, false);
             let check = Check { input, first };
             check.same("number", sent.messages.len(), received.messages.len());
             for (sent, received) in sent.messages.iter().zip(&received.messages) {
@@ -235,6 +235,12 @@ impl Check<'_> {
             let options = values(&sent.fields, "connection");
             let said = options.iter().any(|it| it == b"keep-alive");
             self.same("keep-alive", said, keeps && asked.minor == 0);
+        }
+        // Which protocols the client is to switch to. RFC 9110 section 15.5.22.
+        let mut advertised = values(&received.fields, "upgrade");
+        advertised.retain(|value| !value.is_empty() && received.status == 426);
+        if sent.kind == Kind::Final {
+            self.same("Upgrade", values(&sent.fields, "upgrade"), advertised);
         }
         let via = match sent.kind {
             Kind::Interim => None,

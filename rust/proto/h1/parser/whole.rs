@@ -68,7 +68,7 @@ impl HeadParser {
             }
             _ => return 0,
         };
-        let [hundreds @ b'1'..=b'5', tens @ b'0'..=b'9', ones @ b'0'..=b'9'] = code else {
+        let [hundreds @ b'1'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9'] = code else {
             return 0;
         };
         head.version = version;
