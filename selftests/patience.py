@@ -235,6 +235,31 @@ def old_client():
                 check(client.ended(), f"{target}: left open")
 
 
+@case("CR LF behind a body begins no request: the connection is idle, and gets no 408", limit=60)
+def empty_lines():
+    handler = wire.plain_handler(lambda head, body: wire.response(body or head.start.encode()))
+    counted = ("bad_requests", "request_timeouts", "pipelined_limit", "error_responses", "keepalive_timeouts")
+    with wire.RawServer(handler) as server, squall.Listener(server) as web:
+        before = squall.module_stats()
+        with squall.sysctl(head_timeout_ms=ms(200), pipelined_max=2):
+            for ending in (b"\r\n", b"\r", b"\r\n" * 8, b"\r\n\r"):
+                with web.connect() as client:
+                    for number in range(4):
+                        body = b"body %d" % number
+                        # What is left of a line comes with the next request.
+                        line_end = b"\n" if number and ending.endswith(b"\r") else b""
+                        client.send(line_end + wire.request(method="POST", body=body) + ending)
+                        equal(client.read_response()[1], body, f"response {number} with {ending!r} behind requests")
+                        if number == 1:
+                            check(client.silent_for(ms(500) / 1000), f"an answer to {ending!r} behind a request")
+        with squall.sysctl(keepalive_timeout_ms=ms(400)), web.connect() as client:
+            client.send(wire.request(method="POST", body=b"x") + b"\r\n\r")
+            equal(client.read_response()[1], b"x", "response")
+            equal(rest_of(client), (b"", False), "what follows when the time is over")
+        grown = {name: squall.module_stats()[name] - before[name] for name in counted}
+        equal(grown, {**dict.fromkeys(counted, 0), "keepalive_timeouts": 1}, "counters")
+
+
 @case("a HEAD that is refused gets no content")
 def refused_head():
     with squall.Listener(f"127.0.0.1:{wire.free_port()}", wait=False) as web, squall.sysctl(body_max_kib=1):

@@ -2,6 +2,7 @@
 
 //! HTTP/1 on the wire: RFC 9112.
 
+pub mod blank;
 pub mod encode;
 
 mod body;

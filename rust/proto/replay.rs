@@ -10,6 +10,7 @@ use crate::proto::h1::encode::{
     Forward, //
 };
 use crate::proto::h1::{
+    blank,
     BodyDecoder,
     BodyLimits,
     HeadParser,
@@ -330,7 +331,7 @@ pub fn limits(vector: &Vector<'_>) -> Option<AllLimits> {
 impl Replay<'_> {
     /// Runs requests until the bytes are used up.
     fn requests(&mut self) -> Result<(), Stop> {
-        while !self.src.is_empty() || self.src.more() {
+        while self.request_begins()? {
             self.head(HeadParser::request(), self.limits.head)?;
             let request = Request::from_head(self.head, &self.src)?;
             if let Some(offer) = &request.upgrade {
@@ -369,6 +370,33 @@ impl Replay<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Skips empty lines; says whether a request follows.
+    fn request_begins(&mut self) -> Result<bool, Stop> {
+        let mut skipped = 0;
+        loop {
+            let mut front = [0u8; blank::LOOK];
+            let mut len = 0usize;
+            while let (Some(place), Some(&byte)) = (
+                front.get_mut(len),
+                self.src.bytes_at(u32::try_from(len).unwrap_or(0)).first(),
+            ) {
+                *place = byte;
+                len = len.saturating_add(1);
+            }
+            let (consumed, begun) = blank::skip(front.get(..len).unwrap_or(&[]), &mut skipped);
+            self.src.consume(consumed);
+            if begun {
+                return Ok(true);
+            }
+            if !self.src.more() {
+                return match self.src.is_empty() {
+                    true => Ok(false),
+                    false => Err(Stop::NeedMore),
+                };
+            }
+        }
     }
 
     /// Runs the responses to one request, up to the final one.

@@ -233,7 +233,7 @@ impl Body {
 }
 
 /// A step never consumes more than the receive queue holds, which is below 4 GiB.
-fn count(bytes: usize) -> u32 {
+pub(super) fn count(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 

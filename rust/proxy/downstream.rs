@@ -14,6 +14,7 @@ use super::{
         Lingering, //
     },
     body::{
+        count,
         Failure,
         Forwarded, //
     },
@@ -83,6 +84,7 @@ use crate::{
     proto::{
         self,
         h1::{
+            blank,
             HeadParser,
             Progress, //
         },
@@ -143,12 +145,17 @@ enum Kind {
     Bound,
 }
 
+/// The bits of [`Downstream::counts`] that count requests: more than `net.squall.requests_max` can be.
+const REQUESTS: u32 = (1 << REQUESTS_BITS) - 1;
+
+const REQUESTS_BITS: u32 = 24;
+
 /// A connection to a client.
 pub(crate) struct Downstream {
     site: Arc<Site>,
     state: State,
-    /// Requests so far.
-    requests: u32,
+    /// Requests so far in the lower bits, see [`REQUESTS`]; above them the empty lines skipped before the next one.
+    counts: u32,
     /// Requests in a row that had come before the response to the one before was complete.
     pipelined: u16,
     kind: Kind,
@@ -173,7 +180,7 @@ impl Downstream {
                 true => State::Refused,
                 false => State::Head,
             },
-            requests: 0,
+            counts: 0,
             pipelined: 0,
             kind: match turned_away {
                 true => Kind::TurnedAway,
@@ -209,10 +216,10 @@ impl Downstream {
     }
 
     fn read_head(&mut self, io: &mut Io<'_>) {
-        if io.unread() == 0 {
-            if io.eof() {
+        if self.reading.is_none() && !self.skip_empty_lines(io) {
+            if io.fin_received() {
                 io.release();
-            } else if self.reading.is_none() && !io.has_deadline() {
+            } else if !io.has_deadline() {
                 io.set_deadline(sysctl::first_byte_timeout());
             }
             return;
@@ -247,6 +254,23 @@ impl Downstream {
             Err(Failure::Protocol(error)) => self.refuse(io, error),
             Err(_) => self.answer_last(io, 503),
         }
+    }
+
+    /// Skips empty lines before a request; says whether it begins. If not, the connection is idle.
+    fn skip_empty_lines(&mut self, io: &mut Io<'_>) -> bool {
+        let first = io.peek(0).first();
+        if first.is_some_and(|&byte| byte != b'\r') {
+            return true;
+        }
+        let mut front = [0; blank::LOOK];
+        let copied = io.copy(0, &mut front);
+        let mut skipped = (self.counts >> REQUESTS_BITS) as u8;
+        let (consumed, begun) = blank::skip(front.get(..copied).unwrap_or(&[]), &mut skipped);
+        self.counts = self.counts & REQUESTS | u32::from(skipped) << REQUESTS_BITS;
+        if consumed > 0 {
+            io.consume(count(consumed));
+        }
+        begun
     }
 
     /// A head is complete: decide what it means, and ask for a server connection.
@@ -315,8 +339,8 @@ impl Downstream {
 
     /// Counts a request; says whether the connection may have another.
     fn may_go_on(&mut self) -> bool {
-        self.requests = self.requests.saturating_add(1);
-        if self.requests >= sysctl::requests_max() {
+        self.counts = self.counts.saturating_add(1);
+        if self.counts & REQUESTS >= sysctl::requests_max() {
             stats::inc(Counter::RequestsLimit);
             return false;
         }
@@ -554,12 +578,14 @@ impl Downstream {
     fn next(&mut self, io: &mut Io<'_>) {
         self.state = State::Head;
         self.reading = None;
+        self.counts &= REQUESTS;
         io.set_deadline(sysctl::keepalive_timeout());
-        self.pipelined = match io.unread() {
-            0 => 0,
-            _ => self.pipelined.saturating_add(1),
+        let begun = self.skip_empty_lines(io);
+        self.pipelined = match begun {
+            true => self.pipelined.saturating_add(1),
+            false => 0,
         };
-        if io.unread() > 0 || io.fin_received() {
+        if begun || io.fin_received() {
             // In a pass of its own: from here it would be a recursion that the client controls.
             io.conn().post(RESUME);
         }
@@ -568,7 +594,7 @@ impl Downstream {
     fn timer(&mut self, io: &mut Io<'_>) {
         match self.state {
             State::Head | State::Refused if self.is_idle() => {
-                stats::inc(match self.requests {
+                stats::inc(match self.counts & REQUESTS {
                     0 => Counter::FirstByteTimeouts,
                     _ => Counter::KeepaliveTimeouts,
                 });

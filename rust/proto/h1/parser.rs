@@ -47,10 +47,8 @@ enum Kind {
 /// What the parser awaits, in the order of a message. RFC 9112 section 2.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
-    /// The first byte of a request, or the CR of an empty line before it.
+    /// The first byte of a request.
     Begin,
-    /// The LF of an empty line before a request.
-    EmptyLineLf,
     Method,
     Target,
     /// `HTTP/1.1`, of which `matched` bytes were seen.
@@ -104,7 +102,7 @@ pub struct HeadParser {
 }
 
 impl HeadParser {
-    /// Returns a parser of a request head. One empty line before it is skipped, and counted as part of it.
+    /// Returns a parser of a request head, which begins behind what [`super::blank::skip`] skips.
     pub const fn request() -> HeadParser {
         HeadParser::new(Kind::Request, State::Begin)
     }
@@ -231,19 +229,8 @@ impl HeadParser {
             let here = self.place(at);
             let used = match self.state {
                 State::Begin => {
-                    self.state = match byte {
-                        b'\r' => State::EmptyLineLf,
-                        _ => State::Method,
-                    };
-                    usize::from(byte == b'\r')
-                }
-                State::EmptyLineLf => {
-                    expect(byte, b'\n', Error::BadLineEnd)?;
                     self.state = State::Method;
-                    self.line = here.saturating_add(1);
-                    self.mark = self.line;
-                    // The new line has an allowance of its own.
-                    return Ok(at.saturating_add(1));
+                    0
                 }
                 State::Method => match scan::token(rest) {
                     0 => {

@@ -14,7 +14,7 @@ use super::Stop;
 /// How long a head or a trailer section may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes in the head, from an empty line before it to the one that ends it.
+    /// Bytes in the head, with the empty line that ends it.
     pub head: usize,
     /// Bytes in the start line with CR LF, which a trailer section has not.
     pub start_line: usize,
@@ -53,10 +53,9 @@ pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
         .position(|window| window == pattern)
 }
 
-/// Reads a request head at the front of `bytes`. One empty line may stand before it. RFC 9112 section 2.2.
+/// Reads a request head at the front of `bytes`. RFC 9112 section 3.
 pub fn request(bytes: &[u8], limits: &Limits) -> Result<RequestHead, Stop> {
-    let before = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
-    let (line, fields, len) = with_start_line(bytes, before, limits)?;
+    let (line, fields, len) = with_start_line(bytes, limits)?;
     let words: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
     let &[method, target, version] = &words[..] else {
         return Err(Stop::Refused("request line is not three words"));
@@ -80,7 +79,7 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Result<RequestHead, Stop> {
 ///
 /// The space before a reason phrase that is empty may be missing.
 pub fn response(bytes: &[u8], limits: &Limits) -> Result<ResponseHead, Stop> {
-    let (line, fields, len) = with_start_line(bytes, 0, limits)?;
+    let (line, fields, len) = with_start_line(bytes, limits)?;
     if line.len() < 12 || line[8] != b' ' {
         return Err(Stop::Refused("status line"));
     }
@@ -113,15 +112,14 @@ pub fn trailers(bytes: &[u8], limits: &Limits) -> Result<(Vec<Field>, usize), St
     Ok((fields(&lines, len, limits)?, len))
 }
 
-/// Reads a head whose start line begins at `before`; returns that line, the fields, and the length.
+/// Reads a head at the front of `bytes`; returns its start line, the fields, and the length.
 fn with_start_line(
     bytes: &[u8],
-    before: usize,
     limits: &Limits,
 ) -> Result<(Vec<u8>, Vec<Field>, usize), Stop> {
-    let end = find(&bytes[before..], b"\r\n\r\n").ok_or(Stop::Incomplete)?;
-    let len = before + end + 4;
-    let lines = lines(&bytes[before..before + end]);
+    let end = find(bytes, b"\r\n\r\n").ok_or(Stop::Incomplete)?;
+    let len = end + 4;
+    let lines = lines(&bytes[..end]);
     let (line, rest) = lines
         .split_first()
         .ok_or(Stop::Refused("head without lines"))?;

@@ -106,7 +106,19 @@ impl<M> Reading<M> {
 pub fn requests(bytes: &[u8], limits: &Limits, reader: Reader, strict: bool) -> Reading<Request> {
     let mut reading = Reading::new();
     let mut at = 0;
-    while at < bytes.len() && reading.stop.is_none() {
+    while reading.stop.is_none() {
+        // Up to eight empty lines. RFC 9112 section 2.2.
+        for _ in 0..8 {
+            at += if bytes[at..].starts_with(b"\r\n") { 2 } else { 0 };
+        }
+        match &bytes[at..] {
+            [] => break,
+            b"\r" => {
+                reading.stop = Some(Stop::Incomplete);
+                break;
+            }
+            _ => {}
+        }
         let (request, len) = match request::read(&bytes[at..], &limits.head, reader) {
             Ok(read) => read,
             Err(stop) => {
