@@ -12,11 +12,14 @@ use super::span::{
 pub(super) const TOKEN: u8 = 1;
 /// Byte may be in a field value or reason phrase: visible, space, tab or obs-text. RFC 9110 section 5.5.
 pub(super) const VALUE: u8 = 2;
-/// Byte may be in a request target: visible ASCII but `"`, `#`, `<`, `>`, which every client must encode.
-pub(super) const TARGET: u8 = 4;
-/// Byte may be in a registered name as it is: unreserved. RFC 3986 section 3.2.2.
+/// Byte may be in a request target: visible ASCII but `#`, which would begin a fragment.
 ///
-/// Sub-delimiters are left out: no name in use has them, and a comma is how two hosts are smuggled as one.
+/// No URI has `"`, `<`, `>`, `\`, `^`, `` ` ``, `{`, `|` or `}` in it (RFC 3986 section 2), yet clients send them, and a target
+/// ends at the same space whether it has them or not.
+pub(super) const TARGET: u8 = 4;
+/// Byte may be in a registered name as it is: unreserved or a sub-delimiter. RFC 3986 section 3.2.2.
+///
+/// The comma is left out: who reads Host or X-Forwarded-Host as a list would see two hosts in one.
 pub(super) const HOST: u8 = 8;
 /// Byte may be in base64. RFC 4648 section 4.
 pub(super) const BASE64: u8 = 16;
@@ -57,7 +60,22 @@ static CLASS: [u8; 256] = {
         ) {
             class |= TOKEN;
         }
-        if matches!(b, b'-' | b'.' | b'_' | b'~') {
+        if matches!(
+            b,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b';'
+                | b'='
+        ) {
             class |= HOST;
         }
         if matches!(b, b'+' | b'/') {
@@ -66,7 +84,7 @@ static CLASS: [u8; 256] = {
         if b >= 0x20 && b != 0x7f || b == b'\t' {
             class |= VALUE;
         }
-        if b.is_ascii_graphic() && !matches!(b, b'"' | b'#' | b'<' | b'>') {
+        if b.is_ascii_graphic() && b != b'#' {
             class |= TARGET;
         }
         table[byte] = class;

@@ -30,7 +30,7 @@ use super::span::{
     Span, //
 };
 use super::target::{
-    check_authority,
+    authority_of,
     Target, //
 };
 use super::ws::Offer;
@@ -253,10 +253,7 @@ impl Fields {
         src: &S,
     ) -> Result<Option<Span>, Error> {
         let field = match self.host {
-            Occurrence::Once(value) => {
-                check_authority(value, src)?;
-                Some(value)
-            }
+            Occurrence::Once(value) => Some(authority_of(value, src)?),
             Occurrence::Absent if version == Version::Http11 => return Err(Error::NoHost),
             Occurrence::Absent => None,
             Occurrence::Many => return Err(Error::ManyHosts),

@@ -22,7 +22,7 @@ pub enum Target {
     Origin(Span),
     /// A whole URI of scheme http, https, ws or wss.
     Absolute {
-        /// host[:port], valid and not empty.
+        /// host[:port], valid and without an empty port.
         authority: Span,
         /// Path and query: empty, or begins with `/` or `?`.
         path: Span,
@@ -31,7 +31,7 @@ pub enum Target {
     Asterisk,
     /// A whole URI without path and query, which in OPTIONS stands for `*`. RFC 9112 section 3.2.4.
     AbsoluteAsterisk {
-        /// host[:port], valid and not empty.
+        /// host[:port], valid and without an empty port.
         authority: Span,
     },
 }
@@ -79,7 +79,7 @@ impl Target {
             return Err(Error::BadScheme);
         }
         let (authority, path) = cut(rest, src, |byte| byte == b'/' || byte == b'?');
-        check_authority(authority, src)?;
+        let authority = authority_of(authority, src)?;
         Ok(Target::Absolute { authority, path })
     }
 }
@@ -90,13 +90,17 @@ const SCHEMES: [&[u8]; 4] = [b"http", b"https", b"ws", b"wss"];
 /// Longest text of an IPv6 address: six groups of four digits and an IPv4 address.
 const MAX_IPV6: usize = 45;
 
-/// Says whether `authority` is host[:port] with a host and, if there is a colon, a port from 1 to
-/// 65535. RFC 3986 section 3.2; user information is refused as RFC 9110 section 4.2.4 advises.
-pub fn check_authority<S: Source + ?Sized>(authority: Span, src: &S) -> Result<(), Error> {
+/// Reads host [ ":" port ] and returns it without the colon of an empty port, which is the default one: so all that read
+/// the host from here on read the same. RFC 3986 sections 3.2 and 6.2.3.
+///
+/// There must be a host; a port is from 1 to 65535. User information is refused as RFC 9110 section 4.2.4 advises.
+pub fn authority_of<S: Source + ?Sized>(authority: Span, src: &S) -> Result<Span, Error> {
     let port = match without_prefix(authority, src, b"[") {
         Some(rest) => {
-            ipv6(authority, src).ok_or(Error::BadAuthority)?;
-            let (_, rest) = cut(rest, src, |byte| byte == b']');
+            let (literal, rest) = cut(rest, src, |byte| byte == b']');
+            if ipv6(authority, src).is_none() && !is_future_literal(literal, src) {
+                return Err(Error::BadAuthority);
+            }
             without_prefix(rest, src, b"]").ok_or(Error::BadAuthority)?
         }
         None => {
@@ -107,11 +111,27 @@ pub fn check_authority<S: Source + ?Sized>(authority: Span, src: &S) -> Result<(
             rest
         }
     };
-    if port.is_empty() || without_prefix(port, src, b":").is_some_and(|port| is_port(port, src)) {
-        Ok(())
-    } else {
-        Err(Error::BadAuthority)
+    if port.is_empty() {
+        return Ok(authority);
     }
+    match without_prefix(port, src, b":") {
+        Some(number) if number.is_empty() => Ok(Span::between(authority.start, port.start)),
+        Some(number) if is_port(number, src) => Ok(authority),
+        _ => Err(Error::BadAuthority),
+    }
+}
+
+/// Says whether the span is an address of a kind to come: `v`, hexadecimal digits, a dot, and what a name or `:` consists
+/// of. RFC 3986 section 3.2.2. No route can name it.
+fn is_future_literal<S: Source + ?Sized>(literal: Span, src: &S) -> bool {
+    let (version, rest) = cut(literal, src, |byte| byte == b'.');
+    let mut version = version.bytes(src);
+    let mut address = rest.bytes(src).skip(1).peekable();
+    matches!(version.next(), Some(b'v' | b'V'))
+        && version.next().is_some_and(|byte| byte.is_ascii_hexdigit())
+        && version.all(|byte| byte.is_ascii_hexdigit())
+        && address.peek().is_some()
+        && address.all(|byte| byte == b':' || class(byte) & HOST != 0)
 }
 
 /// Returns the IPv6 address in brackets with which `authority` begins. RFC 3986 section 3.2.2.
@@ -123,7 +143,7 @@ pub(super) fn ipv6<S: Source + ?Sized>(authority: Span, src: &S) -> Option<Ipv6A
     core::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Says whether the span is a name or IPv4 address, of unreserved and percent-encoded bytes only.
+/// Says whether the span is a name or IPv4 address. RFC 3986 section 3.2.2, without the comma: see [`HOST`].
 fn is_registered_name<S: Source + ?Sized>(host: Span, src: &S) -> bool {
     let mut encoded = 0u8;
     for byte in host.bytes(src) {

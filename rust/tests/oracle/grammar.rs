@@ -20,10 +20,9 @@ pub fn is_text(byte: u8) -> bool {
     matches!(byte, b'\t' | b' ' | 0x21..=0x7e | 0x80..=0xff)
 }
 
-/// Byte that this gateway takes in a request target: VCHAR, but none of the delimiters that no URI has
-/// in it (RFC 3986 appendix C) and no fragment.
+/// Byte that this gateway takes in a request target: VCHAR, but not the one that begins a fragment.
 pub fn is_target_byte(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7e) && !b"\"#<>".contains(&byte)
+    matches!(byte, 0x21..=0x7e) && byte != b'#'
 }
 
 /// Removes SP and HTAB at both ends: OWS. RFC 9110 section 5.6.3.
@@ -121,14 +120,13 @@ pub fn extension_name(text: &[u8]) -> Option<Vec<u8>> {
     (is_token(name) && parameters.iter().all(is_parameter)).then(|| name.to_vec())
 }
 
-/// host [ ":" port ], the host not empty and without sub-delims, the port 1 to 65535 in at most five
-/// digits. RFC 3986 section 3.2.
-pub fn is_authority(text: &[u8]) -> bool {
+/// host [ ":" port ], the host not empty and without a comma, the port empty or 1 to 65535 in at most five
+/// digits. RFC 3986 section 3.2. Returns it without the colon of an empty port.
+pub fn authority(text: &[u8]) -> Option<Vec<u8>> {
     let (host_is_good, rest) = if text.first() == Some(&b'[') {
-        let Some(end) = text.iter().position(|&byte| byte == b']') else {
-            return false;
-        };
-        (is_ipv6(&text[1..end]), &text[end + 1..])
+        let end = text.iter().position(|&byte| byte == b']')?;
+        let literal = &text[1..end];
+        (is_ipv6(literal) || is_ipvfuture(literal), &text[end + 1..])
     } else {
         let end = text
             .iter()
@@ -136,17 +134,40 @@ pub fn is_authority(text: &[u8]) -> bool {
             .unwrap_or(text.len());
         (is_name(&text[..end]), &text[end..])
     };
-    host_is_good && (rest.is_empty() || rest[0] == b':' && is_port(&rest[1..]))
+    match rest {
+        [] | [b':'] if host_is_good => Some(text[..text.len() - rest.len()].to_vec()),
+        [b':', port @ ..] if host_is_good && is_port(port) => Some(text.to_vec()),
+        _ => None,
+    }
 }
 
-/// 1*( unreserved / pct-encoded ). RFC 3986 sections 2.1, 2.3 and 3.2.2.
+/// sub-delims but the comma. RFC 3986 section 2.2.
+fn is_delimiter(byte: u8) -> bool {
+    b"!$&'()*+;=".contains(&byte)
+}
+
+/// "v" 1*HEXDIG "." 1*( unreserved / sub-delims / ":" ), without a comma. RFC 3986 section 3.2.2.
+fn is_ipvfuture(text: &[u8]) -> bool {
+    let mut parts = text.splitn(2, |&byte| byte == b'.');
+    let (Some([b'v' | b'V', version @ ..]), Some(address)) = (parts.next(), parts.next()) else {
+        return false;
+    };
+    let good =
+        |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) || is_delimiter(byte);
+    !version.is_empty()
+        && version.iter().all(u8::is_ascii_hexdigit)
+        && !address.is_empty()
+        && address.iter().all(good)
+}
+
+/// 1*( unreserved / pct-encoded / sub-delims ), without a comma. RFC 3986 sections 2.1 to 2.3 and 3.2.2.
 fn is_name(text: &[u8]) -> bool {
     let mut rest = text;
     while let Some(&byte) = rest.first() {
         rest = match byte {
             b'%' if rest.len() >= 3 && rest[1..3].iter().all(u8::is_ascii_hexdigit) => &rest[3..],
             b'-' | b'.' | b'_' | b'~' => &rest[1..],
-            _ if byte.is_ascii_alphanumeric() => &rest[1..],
+            _ if byte.is_ascii_alphanumeric() || is_delimiter(byte) => &rest[1..],
             _ => return false,
         };
     }

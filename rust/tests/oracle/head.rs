@@ -113,10 +113,7 @@ pub fn trailers(bytes: &[u8], limits: &Limits) -> Result<(Vec<Field>, usize), St
 }
 
 /// Reads a head at the front of `bytes`; returns its start line, the fields, and the length.
-fn with_start_line(
-    bytes: &[u8],
-    limits: &Limits,
-) -> Result<(Vec<u8>, Vec<Field>, usize), Stop> {
+fn with_start_line(bytes: &[u8], limits: &Limits) -> Result<(Vec<u8>, Vec<Field>, usize), Stop> {
     let end = find(bytes, b"\r\n\r\n").ok_or(Stop::Incomplete)?;
     let len = end + 4;
     let lines = lines(&bytes[..end]);

@@ -109,7 +109,11 @@ pub fn requests(bytes: &[u8], limits: &Limits, reader: Reader, strict: bool) -> 
     while reading.stop.is_none() {
         // Up to eight empty lines. RFC 9112 section 2.2.
         for _ in 0..8 {
-            at += if bytes[at..].starts_with(b"\r\n") { 2 } else { 0 };
+            at += if bytes[at..].starts_with(b"\r\n") {
+                2
+            } else {
+                0
+            };
         }
         match &bytes[at..] {
             [] => break,

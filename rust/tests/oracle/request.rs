@@ -8,9 +8,9 @@ use super::body::{
     Framing, //
 };
 use super::grammar::{
+    self,
     binds,
     extension_name,
-    is_authority,
     is_key,
     is_protocol,
     is_token,
@@ -120,7 +120,7 @@ pub fn read(bytes: &[u8], limits: &Limits, reader: Reader) -> Result<(Request, u
     let (authority, target) = target(&head.target, &head.method)?;
     let host = match &values(&fields, "host")[..] {
         [] if head.minor == 0 => None,
-        [host] if is_authority(host) => Some(host.clone()),
+        [host] => Some(grammar::authority(host).ok_or(Stop::Refused("Host"))?),
         _ => return Err(Stop::Refused("Host")),
     };
     let mut framing = declared(&fields, head.minor)?;
@@ -229,15 +229,14 @@ fn target(target: &[u8], method: &[u8]) -> Result<(Option<Vec<u8>>, Vec<u8>), St
         .position(|byte| matches!(byte, b'/' | b'?'))
         .unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    if !is_authority(authority) {
-        return Err(Stop::Refused("authority of the target"));
-    }
+    let authority =
+        grammar::authority(authority).ok_or(Stop::Refused("authority of the target"))?;
     if path.is_empty() && method == b"OPTIONS" {
-        return Ok((Some(authority.to_vec()), b"*".to_vec()));
+        return Ok((Some(authority), b"*".to_vec()));
     }
     // An empty path is "/". RFC 9110 section 4.2.3.
     let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
-    Ok((Some(authority.to_vec()), [slash, path].concat()))
+    Ok((Some(authority), [slash, path].concat()))
 }
 
 /// Reads the fields of an offer. RFC 6455 section 4.1.
