@@ -55,7 +55,7 @@ errors! {
     BadTargetByte "bad_target_byte" 400;
     /// The protocol version is not `HTTP/` digit `.` digit. RFC 9112 section 2.3.
     BadVersion "bad_version" 400;
-    /// The protocol version is neither 1.0 nor 1.1. RFC 9110 section 15.6.6.
+    /// The protocol's major version is not 1. RFC 9110 section 15.6.6.
     UnsupportedVersion "unsupported_version" 505;
     /// The status code is not three digits from 100 to 999. RFC 9110 section 15.
     BadStatus "bad_status" 502;
@@ -87,8 +87,10 @@ errors! {
     ManyContentLengths "many_content_lengths" 400;
     /// There are Content-Length and Transfer-Encoding. RFC 9112 section 6.3.
     LengthAndCoding "length_and_coding" 400;
-    /// Transfer-Encoding is something else than `chunked`. RFC 9112 section 6.1.
+    /// Transfer-Encoding is no list of codings that ends with `chunked`. RFC 9112 section 6.3.
     BadTransferEncoding "bad_transfer_encoding" 400;
+    /// There are transfer codings before `chunked`, of which this gateway knows none. RFC 9112 section 6.1.
+    UnknownCoding "unknown_coding" 501;
     /// There is more than one Transfer-Encoding field. RFC 9112 section 6.1.
     ManyTransferEncodings "many_transfer_encodings" 400;
     /// Transfer-Encoding in a message of HTTP/1.0. RFC 9112 section 6.1.

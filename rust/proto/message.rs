@@ -3,15 +3,23 @@
 //! What requests and responses have in common: versions, methods, body framing.
 
 use super::error::Error;
+use super::field::{
+    class,
+    elements,
+    TOKEN, //
+};
 use super::head::Occurrence;
-use super::span::Source;
+use super::span::{
+    Source,
+    Span, //
+};
 
 /// Protocol version of a message. RFC 9112 section 2.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// HTTP/1.0.
     Http10,
-    /// HTTP/1.1.
+    /// HTTP/1.1, or a higher minor version. RFC 9110 section 2.5.
     Http11,
 }
 
@@ -81,8 +89,11 @@ impl Declared {
             (Occurrence::Many, Occurrence::Absent) => Err(Error::ManyContentLengths),
             (Occurrence::Absent, _) if version < Version::Http11 => Err(Error::CodingInHttp10),
             (Occurrence::Absent, Occurrence::Once(value)) => {
-                match value.eq_ignore_case(src, b"chunked") {
-                    true => Ok(Declared::Chunked),
+                if value.eq_ignore_case(src, b"chunked") {
+                    return Ok(Declared::Chunked);
+                }
+                match ends_chunked(value, src) {
+                    true => Err(Error::UnknownCoding),
                     false => Err(Error::BadTransferEncoding),
                 }
             }
@@ -92,11 +103,46 @@ impl Declared {
     }
 }
 
-/// Reads a decimal number below 2^63. Leading zeros are refused: some read them as octal.
+/// Says whether these are transfer codings of which `chunked` is the last, and none before it: whoever knows the others can tell
+/// where the body ends. RFC 9112 sections 6.1 and 7.
+fn ends_chunked<S: Source + ?Sized>(value: Span, src: &S) -> bool {
+    let (mut last, mut before) = (false, false);
+    for coding in elements(value, src) {
+        let Ok(coding) = coding else {
+            return false;
+        };
+        let end = coding
+            .bytes(src)
+            .take_while(|&byte| class(byte) & TOKEN != 0);
+        let name = Span {
+            len: u16::try_from(end.count()).unwrap_or(0),
+            ..coding
+        };
+        let mut rest = coding.bytes(src).skip(usize::from(name.len));
+        let next = rest.find(|&byte| byte != b' ' && byte != b'\t');
+        // Parameters are for who knows the coding.
+        if last || name.is_empty() || !matches!(next, None | Some(b';')) {
+            return false;
+        }
+        last = coding.eq_ignore_case(src, b"chunked");
+        if !last && name.eq_ignore_case(src, b"chunked") {
+            return false;
+        }
+        before |= !last;
+    }
+    last && before
+}
+
+/// Most digits of a number in a field: more than any number of 64 bits has, and room for some zeros before it.
+const DIGITS_MAX: usize = 32;
+
+/// Reads a decimal number below 2^63 in 1 to [`DIGITS_MAX`] digits.
+///
+/// It may begin with zeros (RFC 9110 section 8.6), which some read as octal: where it goes on it is written anew, without.
 pub(super) fn decimal(bytes: impl Iterator<Item = u8>) -> Option<u64> {
     let mut number = None;
-    for byte in bytes {
-        if !byte.is_ascii_digit() || number == Some(0) {
+    for (place, byte) in bytes.enumerate() {
+        if !byte.is_ascii_digit() || place >= DIGITS_MAX {
             return None;
         }
         number = number

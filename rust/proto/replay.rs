@@ -256,7 +256,13 @@ pub fn run(
     let mut run = Replay {
         src: Arrived::new(case.raw, arrival),
         head,
-        limits: case.limits,
+        limits: AllLimits {
+            body: BodyLimits {
+                blanks: case.response,
+                ..case.limits.body
+            },
+            ..case.limits
+        },
         forward: case.forward,
         out,
         log,

@@ -52,19 +52,20 @@ pub(crate) fn content(body_max_kib: u32) -> u64 {
 
 /// Limits of a request's body that may have `content` bytes of content.
 pub(crate) fn request_body(content: u64) -> BodyLimits {
-    body(content)
+    body(content, false)
 }
 
 /// Limits of a response's body.
 pub(crate) fn response_body() -> BodyLimits {
-    body(CONTENT_MAX)
+    body(CONTENT_MAX, true)
 }
 
-fn body(content: u64) -> BodyLimits {
+fn body(content: u64, blanks: bool) -> BodyLimits {
     BodyLimits {
         content,
         chunk_line: narrow(sysctl::chunk_line_max()),
         chunk_excess: narrow(sysctl::chunk_excess_max()),
+        blanks,
     }
 }
 

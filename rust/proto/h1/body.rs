@@ -20,6 +20,9 @@ pub struct BodyLimits {
     /// Most bytes by which the lines of chunk sizes may exceed what ordinary chunks of the same content
     /// would need, over a whole body: ends floods of chunk extensions.
     pub chunk_excess: u16,
+    /// White space may stand at the end of the line of a chunk size, as servers send it that write sizes into a place of
+    /// fixed width. Nobody reads it otherwise, but in a request it stays an error: RFC 9112 section 7.1.1 has none there.
+    pub blanks: bool,
 }
 
 impl BodyLimits {
@@ -28,6 +31,7 @@ impl BodyLimits {
         content: i64::MAX.unsigned_abs(),
         chunk_line: 1024,
         chunk_excess: 16384,
+        blanks: false,
     };
 }
 
@@ -81,7 +85,7 @@ enum State {
     SizeBegin,
     /// The states from here to `SizeLf` are those of one line.
     Size,
-    /// Behind white space that only an extension may follow.
+    /// Behind white space that only an extension may follow, or the end of the line where [`BodyLimits::blanks`] has it so.
     ExtensionOrSpace,
     /// White space or the first byte of an extension's name.
     NameBegin,
@@ -119,6 +123,8 @@ pub struct BodyDecoder {
     /// Bytes of the chunk size's line so far.
     line: u16,
     digits: u8,
+    /// See [`BodyLimits::blanks`].
+    blanks: bool,
     state: State,
 }
 
@@ -139,6 +145,7 @@ impl BodyDecoder {
             max_line: limits.chunk_line,
             line: 0,
             digits: 0,
+            blanks: limits.blanks,
             state,
         }
     }
@@ -200,6 +207,11 @@ impl BodyDecoder {
         }
     }
 
+    /// Says whether a chunk begins with the next byte.
+    pub const fn awaits_size(&self) -> bool {
+        matches!(self.state, State::SizeBegin)
+    }
+
     /// Says whether the body has ended and nothing of it is left to consume.
     pub const fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
@@ -235,6 +247,7 @@ impl BodyDecoder {
                 return self.size_digit(byte)
             }
             (State::Size | State::Name | State::Value | State::QuotedEnd, b'\r') => State::SizeLf,
+            (State::ExtensionOrSpace | State::NameEnd, b'\r') if self.blanks => State::SizeLf,
             (State::Size | State::QuotedEnd | State::ExtensionOrSpace, b';')
             | (State::Name | State::NameEnd | State::Value, b';') => State::NameBegin,
             (State::Size | State::Value | State::QuotedEnd | State::ExtensionOrSpace, _)

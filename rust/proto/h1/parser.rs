@@ -264,7 +264,8 @@ impl HeadParser {
                     expect(byte, after, Error::BadVersion)?;
                     head.version = match self.number {
                         10 => Version::Http10,
-                        11 => Version::Http11,
+                        // A recipient of a higher minor version takes it for its own. RFC 9110 section 2.5.
+                        11..=19 => Version::Http11,
                         _ => return Err(Error::UnsupportedVersion),
                     };
                     self.begin(next, here)

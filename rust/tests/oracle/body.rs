@@ -30,6 +30,8 @@ pub struct Limits {
     /// Bytes by which such lines may outweigh the content: each is worth 16, and two for each byte of its chunk. What
     /// one line leaves of that is of no use to another.
     pub chunk_excess: u128,
+    /// White space may stand at the end of the line of a chunk size.
+    pub blanks: bool,
     /// Those of the trailer section.
     pub trailers: head::Limits,
 }
@@ -61,9 +63,7 @@ pub fn declared(fields: &[Field], minor: u8) -> Result<Framing, Stop> {
     match (&lengths[..], &codings[..]) {
         ([], []) => Ok(Framing::None),
         ([length], []) => match number(length) {
-            Some(number) if number <= MAX_LENGTH && (length[0] != b'0' || length.len() == 1) => {
-                Ok(Framing::Length(number))
-            }
+            Some(number) if number <= MAX_LENGTH => Ok(Framing::Length(number)),
             _ => Err(Stop::Refused("Content-Length")),
         },
         ([], [coding]) if minor == 1 && coding.eq_ignore_ascii_case(b"chunked") => {
@@ -137,7 +137,8 @@ fn chunks(bytes: &[u8], limits: &Limits, body: &mut Body) -> Result<usize, Stop>
         if line + 2 > limits.chunk_line {
             return Err(Stop::Refused("line of a chunk size is too long"));
         }
-        let size = chunk_size(&bytes[at..at + line])?;
+        let text = &bytes[at..at + line];
+        let size = chunk_size(if limits.blanks { trim_end(text) } else { text })?;
         at += line + 2;
         excess = (excess + line as u128 + 2).saturating_sub(16 + 2 * size);
         if excess > limits.chunk_excess {
@@ -269,6 +270,12 @@ pub fn split_unquoted(text: &[u8], separator: u8) -> Option<Vec<Vec<u8>>> {
         }
     }
     (!quoted).then_some(parts)
+}
+
+/// Removes SP and HTAB at the end.
+fn trim_end(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|byte| !matches!(byte, b' ' | b'\t'));
+    &text[..end.map_or(0, |at| at + 1)]
 }
 
 /// Removes SP and HTAB at the front.

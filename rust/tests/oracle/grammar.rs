@@ -237,9 +237,9 @@ fn is_ipv4(text: &[u8]) -> bool {
         })
 }
 
-/// 1*DIGIT as a number, if it has no more than 38 digits.
+/// 1*DIGIT as a number, if it has no more than 32 digits.
 pub fn number(text: &[u8]) -> Option<u128> {
-    if text.is_empty() || text.len() > 38 || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() || text.len() > 32 || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()

@@ -167,11 +167,11 @@ fn fields(lines: &[Vec<u8>], len: usize, limits: &Limits) -> Result<Vec<Field>, 
     lines.iter().map(field).collect()
 }
 
-/// The minor version of HTTP/1.0 or HTTP/1.1. RFC 9112 section 2.3.
+/// The minor version: 0, or 1 for all above, which are for a recipient of HTTP/1.1 what that is. RFC 9110 section 2.5.
 fn minor_version(text: &[u8]) -> Result<u8, Stop> {
     match text {
         b"HTTP/1.0" => Ok(0),
-        b"HTTP/1.1" => Ok(1),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Ok(1),
         _ => Err(Stop::Refused("version")),
     }
 }

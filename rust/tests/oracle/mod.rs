@@ -213,7 +213,11 @@ pub fn responses(
             }
             Kind::Final => {
                 let framing = response.framing;
-                let (end, body) = body(&bytes[at..], framing, closed, &limits.body);
+                let limits = body::Limits {
+                    blanks: true,
+                    ..limits.body
+                };
+                let (end, body) = body(&bytes[at..], framing, closed, &limits);
                 match end {
                     Ok(len) => {
                         at += len;

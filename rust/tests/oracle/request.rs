@@ -184,14 +184,12 @@ pub fn read(bytes: &[u8], limits: &Limits, reader: Reader) -> Result<(Request, u
     Ok((request, len))
 }
 
-/// The number in Max-Forwards, if it is there: one, without leading zeros, below 2^63. RFC 9110 section 7.6.2.
+/// The number in Max-Forwards, if it is there: one, below 2^63. RFC 9110 section 7.6.2.
 fn max_forwards(fields: &[Field]) -> Result<Option<u128>, Stop> {
     match &values(fields, "max-forwards")[..] {
         [] => Ok(None),
         [value] => match number(value) {
-            Some(number) if number < 1 << 63 && number.to_string().as_bytes() == value => {
-                Ok(Some(number))
-            }
+            Some(number) if number < 1 << 63 => Ok(Some(number)),
             _ => Err(Stop::Refused("Max-Forwards")),
         },
         _ => Err(Stop::Refused("several Max-Forwards")),

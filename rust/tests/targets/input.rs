@@ -61,6 +61,7 @@ const BODY_LIMITS: [(BodyLimits, Limits); 4] = [
             content: 5,
             chunk_line: 16,
             chunk_excess: 16,
+            blanks: false,
         },
         Limits {
             head: 32,
@@ -73,6 +74,7 @@ const BODY_LIMITS: [(BodyLimits, Limits); 4] = [
             content: 64,
             chunk_line: 48,
             chunk_excess: 0,
+            blanks: false,
         },
         Limits {
             head: 100,
@@ -85,6 +87,7 @@ const BODY_LIMITS: [(BodyLimits, Limits); 4] = [
             content: 1000,
             chunk_line: 200,
             chunk_excess: 100,
+            blanks: false,
         },
         Limits {
             head: 400,

@@ -140,6 +140,7 @@ pub fn limits(limits: &AllLimits) -> oracle::Limits {
             content: u128::from(limits.body.content),
             chunk_line: usize::from(limits.body.chunk_line),
             chunk_excess: u128::from(limits.body.chunk_excess),
+            blanks: limits.body.blanks,
             trailers: head(&limits.trailers),
         },
     }
