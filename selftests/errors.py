@@ -127,6 +127,30 @@ def bad_responses():
             equal(head.status, 502, what)
 
 
+@case("502, and no reset, when the chunks that come with the head of a response are wrong")
+def bad_chunks():
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%s\r\n" % (400, b"x" * 400)
+    for what, body in (
+        ("the first size", b"5x\r\nhello\r\n"), ("a size behind others", chunk * 20 + b"-1\r\n"),
+        ("an extension", b"5;=\r\nhello\r\n0\r\n\r\n"), ("the end of a chunk", b"5\r\nhelloo\r\n0\r\n\r\n"),
+        ("the end of the body", b"5\r\nhello\r\n0\r\n\rX"),
+    ):
+
+        def serve(peer, _number, body=body):
+            peer.read_head()
+            peer.send(head + body)
+            peer.read_rest()
+
+        with wire.RawServer(serve) as server, squall.Listener(server) as web, web.connect() as client:
+            before = squall.module_stats()["bad_responses"]
+            for number in range(2):
+                client.send(wire.request())
+                equal(client.read_head().status, 502, f"status, {what} is wrong, {number}")
+                client.read(len(b"502 Bad Gateway\n"))
+            equal(squall.module_stats()["bad_responses"] - before, 2, "bad_responses")
+
+
 @case("a response that is cut short is cut short for the client too")
 def cut_short():
     for head in (b"Content-Length: 1000", b"Transfer-Encoding: chunked"):
@@ -188,7 +212,8 @@ def refused_methods():
     with squall.Listener(peers.shared(peers.node_app)) as web:
         for data, statuses in (
             (b"CONNECT t:443 HTTP/1.1\r\nHost: t:443\r\n\r\n", (400, 405, 501)),
-            (b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", (400, 501)),
+            (b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", (501,)),
+            (b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip\r\n\r\n", (400,)),
             (b"GET / HTTP/1.1\r\nHost: t\r\nExpect: something\r\n\r\n", (417,)),
         ):
             with web.connect() as client:

@@ -112,7 +112,7 @@ def expect_anyway():
             equal(client.read_response()[1], b"", "response to the request behind")
 
 
-def early(framing, begin, rest, answer, close):
+def early(framing, begin, rest, answer, close, status=413):
     """A final response before the body: it arrives, and neither connection is used for anything else."""
     seen, ended = [], threading.Event()
 
@@ -136,7 +136,7 @@ def early(framing, begin, rest, answer, close):
     with wire.RawServer(serve) as server, squall.Listener(server) as web, web.connect() as client:
         client.send(post([framing], begin, "/early"))
         head, body = client.read_response()
-        equal((head.status, body), (413, b"early"), "early response")
+        equal((head.status, body, head.all("Connection")), (status, b"early", ["close"]), "early response")
         served(web)
         try:
             for _ in range(20):
@@ -159,6 +159,16 @@ def early_response():
         early(f"Content-Length: {BODY}", b"begin", smuggled, answer, close)
         early("Transfer-Encoding: chunked", b"5\r\nbegin\r\n", b"%x\r\n%s\r\n" % (len(smuggled), smuggled), answer, close)
         early(f"Content-Length: {BODY}\r\nExpect: 100-continue", b"", smuggled, answer, close)
+
+
+@case("an early response that is no error says too that the connection ends behind it")
+def early_success():
+    smuggled = wire.request("/smuggled")
+    chunked = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n0\r\n\r\n"
+    found = wire.response(b"early", "303 See Other", ["Location: /"])
+    for status, answer in ((200, wire.response(b"early")), (201, chunked), (303, found)):
+        early(f"Content-Length: {BODY}", b"begin", smuggled, answer, False, status)
+        early(f"Content-Length: {BODY}\r\nExpect: 100-continue", b"", smuggled, answer, False, status)
 
 
 @case("a response that begins before the body has ended, and ends behind it, leaves both connections in use")

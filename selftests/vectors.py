@@ -239,7 +239,7 @@ def run_response(stage, vector, pieces):
         elif not final:
             not_understood(stage, vector, client, server, request)
         elif vector.events[-1].startswith(("error", "need more")):
-            cut_short(stage, vector, client, server, final)
+            cut_short(stage, vector, client, server, (final, request), len(pieces) == 1)
         else:
             delivered(stage, vector, client, server, final)
     finally:
@@ -276,9 +276,24 @@ def not_understood(stage, vector, client, server, request):
         closes(stage, client)
 
 
-def cut_short(stage, vector, client, server, final):
-    """A final response that breaks off."""
-    out = vector.bytes("out")
+# Broken rules of chunks, which are noticed before a response goes out where all of it is there.
+OF_CHUNKS = ("bad_chunk_size", "bad_chunk_extension", "chunk_line_too_long", "chunk_excess")
+
+
+def cut_short(stage, vector, client, server, messages, together):
+    """A final response that breaks off: with our own if nothing of it has gone out."""
+    out, (final, request) = vector.bytes("out"), messages
+    keep, body = is_kept(request), not request.startswith(b"HEAD ")
+    if vector.events[-1] != "need more":
+        stage.until(lambda: client.ended or is_whole(client.data, body), lambda: f"an end: {bytes(client.data)!r}")
+        if is_whole(client.data, body):
+            check_own(client.data, 502, not keep, body)
+            stage.until(lambda: server.ended, "the server's connection ended")
+            if keep:
+                check(probe(stage, client) is not server, "a connection that was given up is used")
+            return
+        of_chunks = vector.events[-1].split(" ")[1] in OF_CHUNKS
+        check(not (together and of_chunks), lambda: f"no 502: {bytes(client.data)!r}, {client.ended}")
     # It is complete only where the end of the connection is its end.
     complete = vector.events[-1] == "need more" and final.split(" ")[3] == "until-close"
     if vector.events[-1] == "need more":

@@ -46,6 +46,9 @@ const FRAMING_COPY: usize = 32;
 /// Chunks that are forwarded before other softirq work gets its turn, and before who sends is looked at again.
 const CHUNKS_PER_PASS: u32 = 256;
 
+/// Most pieces of memory whose framing is looked at before a message goes out. A segment rarely has more than two.
+const PIECES_AHEAD: usize = 4;
+
 /// Why a body cannot be forwarded to its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Failure {
@@ -172,6 +175,50 @@ impl Body {
                 }
             }
         }
+    }
+
+    /// Looks at what has come of the body, before any of the message goes out. Fails if the framing of chunks is wrong; says
+    /// whether the whole body is there, which it may be also where the answer is no.
+    ///
+    /// Looks at [`PIECES_AHEAD`] pieces of memory and [`CHUNKS_PER_PASS`] chunks at most, and at no trailer section.
+    pub(crate) fn look_ahead(&self, io: &Io<'_>) -> Result<bool, Failure> {
+        let mut decoder = self.decoder;
+        if !decoder.awaits_size() {
+            // There is no framing that could be wrong.
+            let here = u64::from(io.unread().saturating_sub(self.head));
+            return Ok(match decoder.step(&[]) {
+                Ok(Step::Data { max }) => here >= max,
+                Ok(Step::End { .. }) => true,
+                _ => false,
+            });
+        }
+        let mut offset = self.head;
+        let mut chunks = 0u32;
+        for _ in 0..PIECES_AHEAD {
+            let mut bytes = io.peek(offset);
+            while !bytes.is_empty() {
+                let used = match decoder.step(bytes).map_err(Failure::Protocol)? {
+                    Step::Framing { consumed } => consumed,
+                    Step::Chunk { consumed, .. } => {
+                        chunks = chunks.saturating_add(1);
+                        if chunks > CHUNKS_PER_PASS {
+                            return Ok(false);
+                        }
+                        consumed
+                    }
+                    Step::Data { max } => {
+                        let content = usize::try_from(max).map_or(bytes.len(), |max| max.min(bytes.len()));
+                        decoder.advance(content as u64);
+                        content
+                    }
+                    Step::End { .. } => return Ok(true),
+                    Step::Trailers => return Ok(false),
+                };
+                offset = offset.saturating_add(count(used));
+                bytes = bytes.get(used..).unwrap_or(&[]);
+            }
+        }
+        Ok(false)
     }
 
     /// Looks at the framing that comes next.

@@ -606,10 +606,8 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     let room = reading.room();
     let (head, bytes) = reading.complete(io)?;
     let response = Response::from_head(head, &job.asked, &bytes).map_err(Failure::Protocol)?;
-    // An error while the request is still coming: the server will hardly wait for the rest of it.
     let whole = job.is_whole();
-    let refused = response.status >= 400 && !whole;
-    let delivery = Delivery::new(&response, &job.asked, !refused);
+    let mut delivery = Delivery::new(&response, &job.asked, true);
     if let (Some(log), true) = (&job.log, response.kind != ResponseKind::Interim) {
         log.status(response.status);
     }
@@ -644,14 +642,22 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         ResponseKind::Final => {
             job.may_reuse &= response.keep_alive && response.framing != BodyFraming::UntilClose;
             job.binds = response.binds;
-            job.close_after = !delivery.keep_alive;
             let body = Body::new(
                 response.framing,
                 delivery.framing,
                 response.trailers,
                 &limits::response_body(),
             );
-            job.body = Some(body.behind(u32::from(head.len)));
+            let body = body.behind(u32::from(head.len));
+            // As long as nothing has gone out the client can be told what became of its request.
+            let complete = body.look_ahead(io)?;
+            // The request is still coming, and the server will hardly wait for the rest of it: the connection is closed
+            // behind the response, and the client has to know that before. RFC 9112 section 9.6. What has no end yet may
+            // be the answer to what comes.
+            let early = !whole && (response.status >= 300 || complete);
+            delivery.keep_alive &= !early;
+            job.close_after = !delivery.keep_alive;
+            job.body = Some(body);
             Outcome::Body
         }
     };
