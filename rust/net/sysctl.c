@@ -101,7 +101,7 @@ static const unsigned int buf_lo = 65536, buf_hi = 64 << 20;
 static const unsigned int queue_lo = 4096, queue_hi = 16 << 20;
 static const unsigned int splice_lo = 64, splice_hi = 65536;
 static const unsigned int count_lo = 1, count_hi = 4 << 20;
-static const unsigned int pipelined_hi = U16_MAX;
+static const unsigned int pipelined_hi = U16_MAX, requests_hi = (1 << 28) - 1;
 static const unsigned int percent_hi = 100, ws_rate_hi = 1 << 30;
 static const unsigned int connects_hi = 1000000;
 static const unsigned int one = 1, prefix_v4_hi = 32, prefix_v6_hi = 128;
@@ -155,7 +155,7 @@ static struct ctl_table squall_table[] = {
 	ENTRY(body_max_kib, none, any),
 	ENTRY(body_rate_min, none, any),
 	ENTRY(pipelined_max, count_lo, pipelined_hi),
-	ENTRY(requests_max, count_lo, any),
+	ENTRY(requests_max, count_lo, requests_hi),
 	ENTRY(rcvbuf, buf_lo, buf_hi),
 	ENTRY(queue_high, queue_lo, queue_hi),
 	ENTRY(queue_low, queue_lo, queue_hi),

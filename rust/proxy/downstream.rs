@@ -14,7 +14,6 @@ use super::{
         Lingering, //
     },
     body::{
-        count,
         Failure,
         Forwarded, //
     },
@@ -84,7 +83,6 @@ use crate::{
     proto::{
         self,
         h1::{
-            blank,
             HeadParser,
             Progress, //
         },
@@ -106,6 +104,7 @@ pub(super) const TRIES_MAX: u8 = 3;
 
 mod admit;
 mod answer;
+mod blank;
 pub(super) mod exchange;
 mod own;
 
@@ -145,10 +144,10 @@ enum Kind {
     Bound,
 }
 
-/// The bits of [`Downstream::counts`] that count requests: more than `net.squall.requests_max` can be.
+/// The bits of [`Downstream::counts`] that count requests, which is also the most that `net.squall.requests_max` can be.
 const REQUESTS: u32 = (1 << REQUESTS_BITS) - 1;
 
-const REQUESTS_BITS: u32 = 24;
+const REQUESTS_BITS: u32 = 28;
 
 /// A connection to a client.
 pub(crate) struct Downstream {
@@ -256,23 +255,6 @@ impl Downstream {
         }
     }
 
-    /// Skips empty lines before a request; says whether it begins. If not, the connection is idle.
-    fn skip_empty_lines(&mut self, io: &mut Io<'_>) -> bool {
-        let first = io.peek(0).first();
-        if first.is_some_and(|&byte| byte != b'\r') {
-            return true;
-        }
-        let mut front = [0; blank::LOOK];
-        let copied = io.copy(0, &mut front);
-        let mut skipped = (self.counts >> REQUESTS_BITS) as u8;
-        let (consumed, begun) = blank::skip(front.get(..copied).unwrap_or(&[]), &mut skipped);
-        self.counts = self.counts & REQUESTS | u32::from(skipped) << REQUESTS_BITS;
-        if consumed > 0 {
-            io.consume(count(consumed));
-        }
-        begun
-    }
-
     /// A head is complete: decide what it means, and ask for a server connection.
     #[inline(never)] // Its stack frame is not that of every segment.
     fn begin(&mut self, io: &mut Io<'_>) {
@@ -339,7 +321,7 @@ impl Downstream {
 
     /// Counts a request; says whether the connection may have another.
     fn may_go_on(&mut self) -> bool {
-        self.counts = self.counts.saturating_add(1);
+        self.counts = self.counts & !REQUESTS | self.counts.saturating_add(1) & REQUESTS;
         if self.counts & REQUESTS >= sysctl::requests_max() {
             stats::inc(Counter::RequestsLimit);
             return false;
