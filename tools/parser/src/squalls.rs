@@ -171,6 +171,7 @@ impl Parser for SquallPath {
                     default_host: b"127.0.0.1:9000",
                     trusted: false,
                     forwarded: false,
+                    via: false,
                 };
                 encode::request(head, &request, raw, &forward, out).ok()?;
             }
@@ -180,6 +181,7 @@ impl Parser for SquallPath {
                     upgrade: true,
                     version: Version::Http11,
                     keep_alive: true,
+                    via: false,
                 };
                 let response = Response::from_head(head, &asked, raw).ok()?;
                 let delivery = Delivery::new(&response, &asked, true);
