@@ -16,7 +16,7 @@
 //! [`canonical`] and [`trie`] are for whoever compares hosts and paths with those of a request, [`sticky`] for whoever keeps
 //! requests together.
 //!
-//! A module may import only from those before it: `error`, `span`, `field`, `head`, `sticky`, `message`,
+//! A module may import only from those before it: `error`, `span`, `field`, `auth`, `head`, `sticky`, `message`,
 //! `connection`, `target`, `canonical`, `trie`, `ws`, `request`, `response`, `h1`, `frame`.
 
 #![forbid(unsafe_code)]
