@@ -207,7 +207,8 @@ impl Body {
                         consumed
                     }
                     Step::Data { max } => {
-                        let content = usize::try_from(max).map_or(bytes.len(), |max| max.min(bytes.len()));
+                        let content =
+                            usize::try_from(max).map_or(bytes.len(), |max| max.min(bytes.len()));
                         decoder.advance(content as u64);
                         content
                     }

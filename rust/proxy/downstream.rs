@@ -39,7 +39,6 @@ use super::{
         ABORTED,
         ASSIGNED,
         BEGUN,
-        BOUND,
         CLOSE_AFTER,
         DRAIN,
         ENDED,
@@ -536,15 +535,7 @@ impl Downstream {
         };
         let last = events & CLOSE_AFTER != 0 || self.site.drain.is_on();
         let last = last || !exchange.asked.keep_alive || !whole;
-        let binds = exchange.is_own || exchange.request.binds || events & BOUND != 0;
-        let mut own = exchange.own.take();
-        match exchange.upstream.take() {
-            Some(checkout) if !whole || events & ENDED == 0 => drop(checkout),
-            Some(checkout) if binds && !last => own = Some(checkout.into_own()),
-            Some(checkout) if !binds => checkout.put_back(),
-            // Dropping it closes the server connection, if it is not closed.
-            checkout => drop(checkout),
-        }
+        let own = exchange.let_go(events, whole, last);
         if last {
             io.release();
             return;

@@ -21,14 +21,40 @@ use super::{
         },
         session::{
             Io,
-            Mail, //
+            Mail,
+            BOUND,
+            ENDED, //
         }, //
     },
+    exchange::Exchange,
     Downstream,
     Kind,
     State, //
 };
-use crate::net::OutQueue;
+use crate::net::{
+    Events,
+    OutQueue, //
+};
+
+impl Exchange {
+    /// Lets go of the server connection when the response is complete, and returns the one that is the client connection's
+    /// own. `whole`: so is the request. `last`: the client's connection ends.
+    pub(super) fn let_go(&mut self, events: Events, whole: bool, last: bool) -> Option<Own> {
+        let binds = self.is_own || self.request.binds || events & BOUND != 0;
+        let own = self.own.take();
+        let Some(checkout) = self.upstream.take() else {
+            return own;
+        };
+        match binds {
+            // Dropping it closes the server connection, if it is not closed.
+            _ if !whole || events & ENDED == 0 => drop(checkout),
+            true if last => drop(checkout),
+            true => return Some(checkout.into_own()),
+            false => checkout.put_back(),
+        }
+        own
+    }
+}
 
 impl Downstream {
     /// Keeps a server connection for this connection's next request.
