@@ -77,13 +77,14 @@ fn all_pass(file: &str) -> Result<bool> {
     let mut request = KVec::from_elem(0, replay::MAX_RAW, GFP_KERNEL)?;
     let mut out = KVec::from_elem(0, replay::MAX_OUT, GFP_KERNEL)?;
     let mut events = KVec::from_elem(0, replay::MAX_OUT, GFP_KERNEL)?;
-    let mut head = KBox::new(proto::head::Head::new(), GFP_KERNEL)?;
+    let mut head = KBox::new(proto::head::UsualHead::new(), GFP_KERNEL)?;
+    let mut large = KBox::new(proto::head::LargeHead::new(), GFP_KERNEL)?;
     let mut memory = replay::Memory {
         raw: &mut raw,
         request: &mut request,
         out: &mut out,
         events: &mut events,
-        head: &mut head,
+        heads: (&mut head, &mut large),
     };
     let mut count = 0;
     let mut failed = 0;

@@ -69,6 +69,9 @@ def head():
 def fields():
     many = lambda count: wire.request(fields=[f"X: {number}" for number in range(count - 1)])
     boundary({"fields_max": 20}, many(20), many(21), 431, "too_many_fields")
+    # Up to 88 a head has room; those beyond take memory of their own.
+    boundary({}, many(128), many(129), 431, "too_many_fields")
+    boundary({"fields_max": 256}, many(256), many(257), 431, "too_many_fields")
 
 
 @case("declared content: 413")

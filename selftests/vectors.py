@@ -351,7 +351,7 @@ def settings(vector):
         return None  # a status line is limited as a head
     if any(value < SYSCTLS[name][1] for name, value in limits.items()):
         return None
-    return switches | {SYSCTLS[name][0]: min(value, 96) if name == "fields" else value for name, value in limits.items()}
+    return switches | {SYSCTLS[name][0]: min(value, 256) if name == "fields" else value for name, value in limits.items()}
 
 
 def whole(raw, _number):

@@ -27,7 +27,7 @@ struct squall_sysctl squall_sysctl = {
 	.request_line_max = 8192,
 	.field_line_max = 16384,
 	.head_max = 16384,
-	.fields_max = 96,
+	.fields_max = 128,
 	.chunk_line_max = 1024,
 	.chunk_excess_max = 16384,
 	.trailers_max = 8192,
@@ -94,7 +94,7 @@ static int squall_douintvec(const struct ctl_table *table, int write,
 }
 
 static const unsigned int line_lo = 8, head_lo = 1024, head_hi = 65000;
-static const unsigned int fields_lo = 8, fields_hi = 96;
+static const unsigned int fields_lo = 8, fields_hi = 256;
 static const unsigned int chunk_lo = 8, chunk_hi = 32768;
 static const unsigned int none = 0, any = UINT_MAX;
 static const unsigned int buf_lo = 65536, buf_hi = 64 << 20;

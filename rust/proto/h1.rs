@@ -22,5 +22,5 @@ pub use self::parser::{
 // A connection holds these for as long as it lives, or reads a head.
 const _: () = assert!(size_of::<HeadParser>() <= 32);
 const _: () = assert!(size_of::<BodyDecoder>() <= 32);
-const _: () = assert!(size_of::<super::head::Head>() <= 1024);
+const _: () = assert!(size_of::<super::head::UsualHead>() <= 1024);
 const _: () = assert!(size_of::<super::ws::AwaitingAccept>() <= 512);

@@ -9,8 +9,11 @@ use super::span::Span;
 /// Longest head, in bytes, that [`Limits`] can allow: offsets into a head are 16 bits wide.
 pub const MAX_HEAD: u16 = u16::MAX;
 
-/// Most field lines that [`Limits`] can allow: room in a [`Head`].
-pub const MAX_FIELDS: usize = 96;
+/// Most field lines that [`Limits`] can allow: room in a [`LargeHead`].
+pub const MAX_FIELDS: usize = 256;
+
+/// Field lines for which a [`UsualHead`] has room. Few heads have more than half as many.
+pub const USUAL_FIELDS: usize = 88;
 
 /// How large a head or trailer section may be. Each limit has an error of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ impl Limits {
         head: 32768,
         start_line: 8192,
         field_line: 16384,
-        fields: 96,
+        fields: 128,
     };
 
     /// Limits for a trailer section.
@@ -58,7 +61,7 @@ pub struct Field {
 
 impl Field {
     /// What unused places of the table hold.
-    const UNUSED: Field = Field {
+    pub(crate) const UNUSED: Field = Field {
         name: Span::EMPTY,
         value: Span::EMPTY,
         known: KnownField::Other,
@@ -66,11 +69,20 @@ impl Field {
     };
 }
 
-/// The spans of a head. Scratch memory of about 1 KiB, owned by the caller of the parser.
+/// A head with room for any number of field lines.
+pub type Head = HeadOf<[Field]>;
+
+/// A head with room for the field lines that nearly all heads have: less than 1 KiB.
+pub type UsualHead = HeadOf<[Field; USUAL_FIELDS]>;
+
+/// A head with room for as many field lines as there may be: about 2.5 KiB.
+pub type LargeHead = HeadOf<[Field; MAX_FIELDS]>;
+
+/// The spans of a head. Scratch memory, owned by the caller of the parser.
 ///
 /// Which of the start line's members have a meaning depends on the kind of parser that filled it.
 #[derive(Debug)]
-pub struct Head {
+pub struct HeadOf<F: ?Sized> {
     /// The method of a request.
     pub method: Span,
     /// The target of a request.
@@ -83,20 +95,22 @@ pub struct Head {
     pub status: u16,
     /// The length of the whole head in bytes, the empty line included; 0 until it is complete.
     pub len: u16,
-    count: u16,
-    fields: [Field; MAX_FIELDS],
+    /// How many of the fields are in use. As [`Self::fields`], for the module alone, which makes a head where it is to lie.
+    pub(crate) count: u16,
+    /// The table of field lines, the used places first.
+    pub(crate) fields: F,
 }
 
-impl Default for Head {
+impl<const N: usize> Default for HeadOf<[Field; N]> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Head {
+impl<const N: usize> HeadOf<[Field; N]> {
     /// Returns an empty head.
-    pub const fn new() -> Head {
-        Head {
+    pub const fn new() -> Self {
+        HeadOf {
             method: Span::EMPTY,
             target: Span::EMPTY,
             reason: Span::EMPTY,
@@ -104,15 +118,12 @@ impl Head {
             status: 0,
             len: 0,
             count: 0,
-            fields: [Field::UNUSED; MAX_FIELDS],
+            fields: [Field::UNUSED; N],
         }
     }
+}
 
-    /// Returns the field lines in the order of their arrival.
-    pub fn fields(&self) -> &[Field] {
-        self.fields.get(..usize::from(self.count)).unwrap_or(&[])
-    }
-
+impl<F: ?Sized> HeadOf<F> {
     /// Makes the head empty again, for the next message.
     pub fn clear(&mut self) {
         self.method = Span::EMPTY;
@@ -123,31 +134,65 @@ impl Head {
         self.len = 0;
         self.count = 0;
     }
+}
+
+impl Head {
+    /// Returns the field lines in the order of their arrival.
+    pub fn fields(&self) -> &[Field] {
+        self.fields.get(..usize::from(self.count)).unwrap_or(&[])
+    }
+
+    /// Returns for how many field lines there is room in all.
+    pub fn room(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Becomes what `other` is. Leaves out the field lines for which there is no room.
+    pub fn take_over(&mut self, other: &Head) {
+        self.method = other.method;
+        self.target = other.target;
+        self.reason = other.reason;
+        self.version = other.version;
+        self.status = other.status;
+        self.len = other.len;
+        self.count = 0;
+        for field in other.fields() {
+            self.push(*field);
+        }
+    }
+
+    /// Returns how many field lines there may be if `max` are allowed: as many as there is room for.
+    fn most(&self, max: u16) -> usize {
+        usize::from(max).min(self.room())
+    }
 
     /// Returns the places for more field lines, of which there may be `max` in all.
     pub(super) fn places(&mut self, max: u16) -> core::slice::IterMut<'_, Field> {
-        let room = usize::from(self.count)..usize::from(max).min(MAX_FIELDS);
+        let room = usize::from(self.count)..self.most(max);
         self.fields.get_mut(room).unwrap_or(&mut []).iter_mut()
     }
 
     /// Counts the field lines that were written to [`Head::places`], of which `left` are left.
     pub(super) fn use_places(&mut self, left: usize, max: u16) {
-        let used = usize::from(max).min(MAX_FIELDS).saturating_sub(left);
+        let used = self.most(max).saturating_sub(left);
         self.count = self.count.max(used as u16);
     }
 
-    /// Appends a field line unless there are `max` or [`MAX_FIELDS`] already; says whether it did.
-    pub(super) fn push(&mut self, field: Field, max: u16) -> bool {
-        if self.count >= max {
-            return false;
-        }
-        match self.fields.get_mut(usize::from(self.count)) {
-            Some(place) => {
-                *place = field;
-                self.count = self.count.saturating_add(1);
-                true
-            }
-            None => false,
+    /// Says whether there are `max` or [`MAX_FIELDS`] field lines.
+    pub(super) fn has_all(&self, max: u16) -> bool {
+        usize::from(self.count) >= usize::from(max).min(MAX_FIELDS)
+    }
+
+    /// Says whether there is no room for another field line.
+    pub(super) fn is_full(&self) -> bool {
+        usize::from(self.count) >= self.room()
+    }
+
+    /// Appends a field line if there is room for it.
+    pub(super) fn push(&mut self, field: Field) {
+        if let Some(place) = self.fields.get_mut(usize::from(self.count)) {
+            *place = field;
+            self.count = self.count.saturating_add(1);
         }
     }
 }
@@ -177,16 +222,16 @@ impl Occurrence {
 
 /// A set of the field lines of one head, by their place in [`Head::fields`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FieldSet([u32; MAX_FIELDS.div_ceil(32)]);
+pub struct FieldSet([u64; MAX_FIELDS.div_ceil(64)]);
 
 impl FieldSet {
     /// The empty set.
-    pub const EMPTY: FieldSet = FieldSet([0; MAX_FIELDS.div_ceil(32)]);
+    pub const EMPTY: FieldSet = FieldSet([0; MAX_FIELDS.div_ceil(64)]);
 
     /// Adds the field line at `place`; places beyond [`MAX_FIELDS`] are ignored.
     pub fn insert(&mut self, place: usize) {
-        if let Some(word) = self.0.get_mut(place >> 5) {
-            *word |= 1 << (place & 31);
+        if let Some(word) = self.0.get_mut(place >> 6) {
+            *word |= 1 << (place & 63);
         }
     }
 
@@ -202,7 +247,7 @@ impl FieldSet {
     /// Says whether the field line at `place` is in the set.
     pub fn contains(self, place: usize) -> bool {
         self.0
-            .get(place >> 5)
-            .is_some_and(|word| word >> (place & 31) & 1 == 1)
+            .get(place >> 6)
+            .is_some_and(|word| word >> (place & 63) & 1 == 1)
     }
 }

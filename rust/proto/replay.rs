@@ -19,7 +19,9 @@ use crate::proto::h1::{
 };
 use crate::proto::head::{
     Head,
-    Limits, //
+    LargeHead,
+    Limits,
+    UsualHead, //
 };
 use crate::proto::message::{
     BodyFraming,
@@ -102,6 +104,8 @@ impl From<fmt::Error> for Stop {
 struct Replay<'a> {
     src: Arrived<'a>,
     head: &'a mut Head,
+    /// The other head: one of both is larger.
+    other: &'a mut Head,
     limits: AllLimits,
     forward: Forward<'a>,
     out: &'a mut dyn Sink,
@@ -123,8 +127,8 @@ pub struct Memory<'a> {
     pub out: &'a mut [u8],
     /// For what must happen: [`MAX_OUT`].
     pub events: &'a mut [u8],
-    /// Scratch of the parser.
-    pub head: &'a mut Head,
+    /// Scratch of the parser: a head for most messages, and one that takes over from it.
+    pub heads: (&'a mut UsualHead, &'a mut LargeHead),
 }
 
 /// Most bytes that a vector may have to be cut at every place.
@@ -145,7 +149,7 @@ pub fn check(
         request,
         out,
         events,
-        head,
+        heads,
     } = memory;
     let case = case(vector, raw, request);
     let len = case.map_or(0, |case| case.raw.len());
@@ -157,7 +161,14 @@ pub fn check(
     for arrival in ways.into_iter().chain(cuts) {
         let (mut out, mut log) = (Compare::new(out), Compare::new(events));
         let ran = match &case {
-            Some(case) => run(case, head, arrival, digests, &mut out, &mut log),
+            Some(case) => run(
+                case,
+                (heads.0, heads.1),
+                arrival,
+                digests,
+                &mut out,
+                &mut log,
+            ),
             None => own(vector, &mut out),
         };
         if ran.is_none() || !out.complete() || !log.complete() {
@@ -177,7 +188,14 @@ pub fn replay(
     log: &mut dyn fmt::Write,
 ) -> Option<()> {
     match case(vector, memory.raw, memory.request) {
-        Some(case) => run(&case, memory.head, arrival, digests, out, log),
+        Some(case) => run(
+            &case,
+            (memory.heads.0, memory.heads.1),
+            arrival,
+            digests,
+            out,
+            log,
+        ),
         None => own(vector, out),
     }
 }
@@ -247,7 +265,7 @@ pub struct Case<'a> {
 /// Runs a case once and tells what happens; `None` if it is malformed or `out` or `log` fails.
 pub fn run(
     case: &Case<'_>,
-    head: &mut Head,
+    heads: (&mut UsualHead, &mut LargeHead),
     arrival: Arrival,
     digests: Digests,
     out: &mut dyn Sink,
@@ -255,7 +273,8 @@ pub fn run(
 ) -> Option<()> {
     let mut run = Replay {
         src: Arrived::new(case.raw, arrival),
-        head,
+        head: heads.0,
+        other: heads.1,
         limits: AllLimits {
             body: BodyLimits {
                 blanks: case.response,
@@ -464,10 +483,14 @@ impl Replay<'_> {
 
     /// Reads the request that the responses answer.
     fn ask(&mut self, request: &[u8]) -> Result<(Asked, Option<AwaitingAccept>), Stop> {
-        self.head.clear();
-        let done = HeadParser::request().resume(request, self.head, &Limits::DEFAULT)?;
-        if done == Progress::NeedMore {
-            return Err(Stop::Broken);
+        let mut parser = HeadParser::request();
+        self.begin_head();
+        loop {
+            match parser.resume(request, self.head, &Limits::DEFAULT)? {
+                Progress::Done { .. } => break,
+                Progress::Full => self.grow_head(),
+                Progress::NeedMore => return Err(Stop::Broken),
+            }
         }
         let request_head = Request::from_head(self.head, request)?;
         let awaiting = match &request_head.upgrade {
@@ -493,12 +516,27 @@ impl Replay<'_> {
         }
     }
 
+    /// Makes the smaller head an empty one for the next message.
+    fn begin_head(&mut self) {
+        if self.head.room() > self.other.room() {
+            core::mem::swap(&mut self.head, &mut self.other);
+        }
+        self.head.clear();
+    }
+
+    /// Has the larger head take over.
+    fn grow_head(&mut self) {
+        self.other.take_over(self.head);
+        core::mem::swap(&mut self.head, &mut self.other);
+    }
+
     /// Parses one head or trailer section.
     fn head(&mut self, mut parser: HeadParser, limits: Limits) -> Result<(), Stop> {
-        self.head.clear();
+        self.begin_head();
         loop {
             match parser.resume(&self.src, self.head, &limits) {
                 Ok(Progress::Done { .. }) => return Ok(()),
+                Ok(Progress::Full) => self.grow_head(),
                 Ok(Progress::NeedMore) if self.src.more() => {}
                 Ok(Progress::NeedMore) => return Err(Stop::NeedMore),
                 Err(error) => {

@@ -248,7 +248,7 @@ impl Downstream {
         match result {
             Ok(Progress::Done { .. }) => self.begin(io),
             Ok(Progress::NeedMore) if io.fin_received() => io.release(),
-            Ok(Progress::NeedMore) => {}
+            Ok(Progress::NeedMore | Progress::Full) => {}
             Err(Failure::Protocol(error)) => self.refuse(io, error),
             Err(_) => self.answer_last(io, 503),
         }

@@ -29,9 +29,14 @@ use crate::{
             Progress, //
         },
         head::{
+            Field,
             Head,
-            Limits, //
+            HeadOf,
+            LargeHead,
+            Limits,
+            UsualHead, //
         },
+        message::Version,
         span::{
             Source,
             Span, //
@@ -53,7 +58,9 @@ pub(super) static SPARES: Spares<Reading> = Spares::new();
 /// A head or trailer section that is being read. Boxed, and only there meanwhile.
 pub(crate) struct Reading {
     parser: HeadParser,
-    head: Head,
+    head: UsualHead,
+    /// The head instead, if it has more field lines than there is room for in that. Rare, too.
+    large: Option<KBox<LargeHead>>,
     /// The first bytes of the head, if they are not read where they lie. Rare, so not in here.
     copy: Option<KBox<KVec<u8>>>,
     /// Pieces that may still be looked for before the head is copied.
@@ -120,23 +127,20 @@ impl Reading {
             spare.head.clear();
             return Ok(spare);
         }
-        // Memory first, so that the head is made there and not on the stack.
-        let place =
-            KBox::<Reading>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).map_err(|_| no_memory())?;
-        Ok(KBox::write(
-            place,
-            Reading {
-                parser,
-                head: Head::new(),
-                copy: None,
-                pieces: PIECES_MAX,
-            },
-        ))
+        let reading = init!(Reading {
+            parser,
+            head <- empty_head(),
+            large: None,
+            copy: None,
+            pieces: PIECES_MAX,
+        }? Error);
+        KBox::init(reading, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| no_memory())
     }
 
     /// Ends the reading. Its memory is kept for the next one on this CPU.
     pub(crate) fn end(mut reading: KBox<Self>) {
         reading.copy = None;
+        reading.large = None;
         SPARES.keep(reading);
     }
 
@@ -145,25 +149,53 @@ impl Reading {
         self.parser.has_begun()
     }
 
+    /// Returns the head, as far as it was read.
+    fn head(&self) -> &Head {
+        match &self.large {
+            Some(large) => &**large,
+            None => &self.head,
+        }
+    }
+
+    /// Has a larger head take over. Without memory for it the message cannot be read.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) -> Result<(), Failure> {
+        let mut large = KBox::<LargeHead>::init(empty_head(), GFP_ATOMIC | __GFP_NOWARN)
+            .map_err(|_| no_memory())?;
+        let head: &mut Head = &mut *large;
+        head.take_over(&self.head);
+        self.large = Some(large);
+        Ok(())
+    }
+
     /// Returns the length of the complete head in bytes; 0 before that.
     pub(crate) fn len(&self) -> u32 {
-        u32::from(self.head.len)
+        u32::from(self.head().len)
     }
 
     /// Returns about how many bytes the complete head takes when it is written for the other side.
     pub(crate) fn room(&self) -> usize {
-        usize::from(self.head.len).saturating_add(ADDED)
+        usize::from(self.head().len).saturating_add(ADDED)
     }
 
-    /// Reads what has arrived.
+    /// Reads what has arrived. Never says [`Progress::Full`].
     pub(crate) fn resume(&mut self, io: &Io<'_>, limits: &Limits) -> Result<Progress, Failure> {
         loop {
             let bytes = HeadBytes::new(io, copied(&self.copy), Some(self.pieces));
+            let head: &mut Head = match &mut self.large {
+                Some(large) => &mut **large,
+                None => &mut self.head,
+            };
             let progress = self
                 .parser
-                .resume(&bytes, &mut self.head, limits)
+                .resume(&bytes, head, limits)
                 .map_err(Failure::Protocol)?;
             self.pieces = bytes.left.get().unwrap_or(0);
+            if progress == Progress::Full {
+                self.grow()?;
+                continue;
+            }
             let unread = io.unread();
             if progress != Progress::NeedMore || u32::from(self.parser.position()) >= unread {
                 return Ok(progress);
@@ -184,23 +216,23 @@ impl Reading {
             let bytes = HeadBytes::new(io, &[], Some(PIECES_MAX));
             if self.is_readable(&bytes) {
                 bytes.left.set(None);
-                return Ok((&self.head, bytes));
+                return Ok((self.head(), bytes));
             }
             self.copy_up_to(io, self.len())?;
         }
-        Ok((&self.head, HeadBytes::new(io, copied(&self.copy), None)))
+        Ok((self.head(), HeadBytes::new(io, copied(&self.copy), None)))
     }
 
     /// Says whether the head, complete or not, is that of a HEAD request.
     pub(crate) fn is_head_request(&mut self, io: &Io<'_>) -> bool {
-        let method = self.head.method;
+        let method = self.head().method;
         self.complete(io)
             .is_ok_and(|(_, bytes)| method.eq(&bytes, b"HEAD"))
     }
 
     /// Says whether all bytes of the complete head can be read where they lie.
     fn is_readable(&self, bytes: &HeadBytes<'_>) -> bool {
-        let all = Span::between(0, self.head.len);
+        let all = Span::between(0, self.head().len);
         let readable: usize = all.pieces(bytes).map(<[u8]>::len).sum();
         readable == usize::from(all.len)
     }
@@ -231,6 +263,20 @@ impl Reading {
 /// Returns the bytes of a copy, if there is one.
 fn copied(copy: &Option<KBox<KVec<u8>>>) -> &[u8] {
     copy.as_ref().map_or(&[], |copy| copy.as_slice())
+}
+
+/// Makes an empty head where it is to lie: it is too large for the stack.
+fn empty_head<const N: usize>() -> impl Init<HeadOf<[Field; N]>, Error> {
+    init!(HeadOf::<[Field; N]> {
+        method: Span::EMPTY,
+        target: Span::EMPTY,
+        reason: Span::EMPTY,
+        version: Version::Http11,
+        status: 0,
+        len: 0,
+        count: 0,
+        fields <- pin_init::init_array_from_fn(|_| Field::UNUSED),
+    }? Error)
 }
 
 fn no_memory() -> Failure {

@@ -569,7 +569,7 @@ fn farewell(io: &Io<'_>) -> Option<bool> {
     };
     let mut reading = Reading::new(HeadParser::response()).ok()?;
     match reading.resume(io, &limits::response()) {
-        Ok(Progress::NeedMore) => return None,
+        Ok(Progress::NeedMore | Progress::Full) => return None,
         Ok(Progress::Done { .. }) => {}
         Err(_) => return Some(false),
     }

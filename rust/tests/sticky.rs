@@ -13,7 +13,7 @@ use squall::proto::h1::{
     Progress, //
 };
 use squall::proto::head::{
-    Head,
+    LargeHead,
     Limits, //
 };
 use squall::proto::span::Source;
@@ -47,7 +47,7 @@ fn found(lines: &[&str], named: Named<'_>) -> Option<String> {
     );
     let read = |cut: Option<usize>| {
         let mut parser = HeadParser::request();
-        let mut head = Head::new();
+        let mut head = LargeHead::new();
         let bytes = text.as_bytes();
         if let Some(cut) = cut {
             // What has come before the cut is parsed before the rest is there.

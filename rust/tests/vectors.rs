@@ -14,7 +14,10 @@ use sha1::{
     Digest,
     Sha1, //
 };
-use squall::proto::head::Head;
+use squall::proto::head::{
+    LargeHead,
+    UsualHead, //
+};
 use squall::proto::span::{
     Full,
     Sink, //
@@ -69,13 +72,12 @@ fn run(file: &str) -> usize {
     let mut request = vec![0; MAX_RAW];
     let mut out = vec![0; MAX_OUT];
     let mut events = vec![0; MAX_OUT];
-    let mut head = Head::new();
     let mut memory = Memory {
         raw: &mut raw,
         request: &mut request,
         out: &mut out,
         events: &mut events,
-        head: &mut head,
+        heads: (&mut UsualHead::new(), &mut LargeHead::new()),
     };
     let mut failures = String::new();
     let mut count = 0;

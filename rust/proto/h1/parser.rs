@@ -28,6 +28,8 @@ use crate::proto::span::{
 pub enum Progress {
     /// All bytes that have arrived were looked at; more are needed.
     NeedMore,
+    /// The head has no room for another field line, of which more are allowed: go on with a larger one that took over from it.
+    Full,
     /// The head is complete: its `len` bytes, empty line included, can be consumed once they are not
     /// needed any more.
     Done {
@@ -66,6 +68,8 @@ enum State {
     /// White space before a field value.
     ValueBegin,
     Value,
+    /// Room for the field line, at its CR.
+    Room,
     FieldLf,
     /// The LF of the empty line that ends the head.
     EndLf,
@@ -147,7 +151,8 @@ impl HeadParser {
 
     /// Looks at the bytes that arrived since the last call and notes what they are in `head`.
     ///
-    /// `head` must be empty at the first call and the same at every further one, `limits` too. After
+    /// `head` must be empty at the first call and the same at every further one, or what took over from it after
+    /// [`Progress::Full`]; `limits` too. After
     /// an error the connection cannot be used any more: a further call returns the same error.
     pub fn resume<S: Source + ?Sized>(
         &mut self,
@@ -159,6 +164,12 @@ impl HeadParser {
             return Err(error);
         }
         while self.state != State::Done {
+            if self.state == State::Room {
+                if head.is_full() {
+                    return Ok(Progress::Full);
+                }
+                self.state = State::Value;
+            }
             let piece = src.bytes_at(u32::from(self.pos));
             if piece.is_empty() {
                 return Ok(Progress::NeedMore);
@@ -174,7 +185,7 @@ impl HeadParser {
     /// Looks at the bytes of one fragment, line by line, until it or the head ends.
     fn scan(&mut self, piece: &[u8], head: &mut Head, limits: &Limits) -> Result<(), Error> {
         let mut rest = piece;
-        while !rest.is_empty() && self.state != State::Done {
+        while !rest.is_empty() && !matches!(self.state, State::Done | State::Room) {
             // Nothing behind a limit is looked at, so that the outcome is the same for any split.
             let window = rest.get(..self.allowance(limits)?).unwrap_or(rest);
             let whole = match self.state {
@@ -397,9 +408,14 @@ impl HeadParser {
                 known: self.known,
                 plain: self.spaces == 1 && self.value_end == self.place(at),
             };
-            if !head.push(field, limits.fields) {
+            if head.has_all(limits.fields) {
                 return Err(Error::TooManyFields);
             }
+            if head.is_full() {
+                self.state = State::Room;
+                return Ok(at);
+            }
+            head.push(field);
             at = at.saturating_add(1);
             self.state = State::FieldLf;
         }

@@ -20,7 +20,7 @@ pub struct Limits {
     pub start_line: usize,
     /// Bytes in a field line with CR LF.
     pub field_line: usize,
-    /// Field lines; never more than 96.
+    /// Field lines; never more than 256.
     pub fields: usize,
 }
 
@@ -143,7 +143,7 @@ fn lines(text: &[u8]) -> Vec<Vec<u8>> {
 
 /// Reads field lines. RFC 9112 section 5.
 fn fields(lines: &[Vec<u8>], len: usize, limits: &Limits) -> Result<Vec<Field>, Stop> {
-    if len > limits.head || lines.len() > limits.fields.min(96) {
+    if len > limits.head || lines.len() > limits.fields.min(256) {
         return Err(Stop::Refused("head is too large"));
     }
     if lines.iter().any(|line| line.len() + 2 > limits.field_line) {

@@ -14,8 +14,9 @@ use sha1::{
     Sha1, //
 };
 use squall::proto::head::{
-    Head,
-    Limits, //
+    LargeHead,
+    Limits,
+    UsualHead, //
 };
 use squall::proto::span::{
     Full,
@@ -88,8 +89,8 @@ const DIGESTS: Digests = Digests {
 pub fn outcome(case: &Case<'_>, arrival: Arrival) -> Option<Outcome> {
     let mut out = Recorded(Vec::new());
     let mut events = String::new();
-    let mut head = Head::new();
-    run(case, &mut head, arrival, DIGESTS, &mut out, &mut events)?;
+    let heads = (&mut UsualHead::new(), &mut LargeHead::new());
+    run(case, heads, arrival, DIGESTS, &mut out, &mut events)?;
     Some(Outcome { events, out: out.0 })
 }
 
@@ -158,7 +159,7 @@ pub fn read(input: &Input, outcome: &Outcome) -> Read {
         head: 32768,
         start_line: 8192,
         field_line: 16384,
-        fields: 96,
+        fields: 128,
     };
     match oracle::request::read(&input.request, &defaults, Reader::Gateway) {
         Ok((asked, _)) => {

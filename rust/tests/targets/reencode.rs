@@ -55,7 +55,7 @@ const HEAD: Limits = Limits {
     head: u16::MAX,
     start_line: u16::MAX,
     field_line: u16::MAX,
-    fields: 96,
+    fields: 256,
 };
 
 /// More fields than this gateway adds to a head.

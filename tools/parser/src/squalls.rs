@@ -12,7 +12,8 @@ use squall::proto::h1::{
 };
 use squall::proto::head::{
     Head,
-    Limits, //
+    Limits,
+    UsualHead, //
 };
 use squall::proto::message::Version;
 use squall::proto::request::Request;
@@ -52,14 +53,14 @@ fn read<S: Source + ?Sized>(kind: Kind, src: &S, head: &mut Head) -> Option<usiz
 pub struct Squall;
 
 impl Parser for Squall {
-    type Memory<'a> = Head;
+    type Memory<'a> = UsualHead;
 
     fn memory<'a>(&self) -> Self::Memory<'a> {
-        Head::new()
+        UsualHead::new()
     }
 
     #[inline]
-    fn parse(&self, kind: Kind, raw: &[u8], memory: &mut Head) -> Option<usize> {
+    fn parse(&self, kind: Kind, raw: &[u8], memory: &mut UsualHead) -> Option<usize> {
         read(kind, raw, memory)
     }
 }
@@ -68,15 +69,15 @@ impl Parser for Squall {
 pub struct SquallFresh;
 
 impl Parser for SquallFresh {
-    type Memory<'a> = Head;
+    type Memory<'a> = UsualHead;
 
     fn memory<'a>(&self) -> Self::Memory<'a> {
-        Head::new()
+        UsualHead::new()
     }
 
     #[inline]
-    fn parse(&self, kind: Kind, raw: &[u8], memory: &mut Head) -> Option<usize> {
-        *memory = Head::new();
+    fn parse(&self, kind: Kind, raw: &[u8], memory: &mut UsualHead) -> Option<usize> {
+        *memory = UsualHead::new();
         read(kind, raw, std::hint::black_box(memory))
     }
 }
@@ -104,22 +105,23 @@ impl Source for Pieces<'_> {
 }
 
 impl Parser for SquallPieces {
-    type Memory<'a> = Head;
+    type Memory<'a> = UsualHead;
 
     fn memory<'a>(&self) -> Self::Memory<'a> {
-        Head::new()
+        UsualHead::new()
     }
 
     #[inline]
-    fn parse(&self, kind: Kind, raw: &[u8], memory: &mut Head) -> Option<usize> {
+    fn parse(&self, kind: Kind, raw: &[u8], memory: &mut UsualHead) -> Option<usize> {
         let mut parser = start(kind);
         let mut src = Pieces { raw, arrived: 0 };
+        let head: &mut Head = memory;
         while src.arrived < raw.len() {
             src.arrived = src.arrived.saturating_add(PIECE).min(raw.len());
-            match parser.resume(&src, memory, &Limits::DEFAULT) {
+            match parser.resume(&src, head, &Limits::DEFAULT) {
                 Ok(Progress::NeedMore) => {}
-                Ok(Progress::Done { .. }) => return Some(memory.fields().len()),
-                Err(_) => return None,
+                Ok(Progress::Done { .. }) => return Some(head.fields().len()),
+                Ok(Progress::Full) | Err(_) => return None,
             }
         }
         None
@@ -148,18 +150,18 @@ impl Sink for Out {
 }
 
 impl Parser for SquallPath {
-    type Memory<'a> = (Head, Out);
+    type Memory<'a> = (UsualHead, Out);
 
     fn memory<'a>(&self) -> Self::Memory<'a> {
         let out = Out {
             bytes: [0; 4096],
             len: 0,
         };
-        (Head::new(), out)
+        (UsualHead::new(), out)
     }
 
     #[inline]
-    fn parse(&self, kind: Kind, raw: &[u8], memory: &mut (Head, Out)) -> Option<usize> {
+    fn parse(&self, kind: Kind, raw: &[u8], memory: &mut (UsualHead, Out)) -> Option<usize> {
         let (head, out) = memory;
         let fields = read(kind, raw, head)?;
         match kind {
