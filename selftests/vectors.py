@@ -377,8 +377,9 @@ def run_file(name, arrival):
     """Runs the vectors of a file that arrive in some way, or some of them, and tells of all that fail."""
     failures, skipped, fit, count, segments = [], [], 0, 0, 0
     before = squall.module_stats()["entries_softirq"]
-    # Contents of any length, as far as the protocol code can count.
-    with squall.sysctl(body_max_kib=0), Stage() as stage:
+    # Contents of any length, as far as the protocol code can count. An idle connection on which something came waits for
+    # linger_timeout_ms whether it becomes a response, which is not to be longer than the stage waits.
+    with squall.sysctl(body_max_kib=0, linger_timeout_ms=1000), Stage() as stage:
         for number, vector in enumerate(vectors.read(name)):
             if vector.kind not in RUN:
                 continue
