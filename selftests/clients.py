@@ -590,7 +590,7 @@ def failures():
         with client_from(web, source) as client:
             return ask(client, data)
 
-    good, bad, malformed = ws.offer("/good"), ws.offer("/bad"), ws.offer(key="short")
+    good, bad, malformed = ws.offer("/good"), ws.offer("/bad"), ws.offer(key="two words")
     limit = squall.sysctl(client_handshake_failures_max=3)
     with wire.RawServer(serve) as server, squall.Listener(server, connections=4) as web, limit:
         def good_offer(source):
