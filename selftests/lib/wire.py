@@ -4,6 +4,7 @@
 import contextlib
 import ctypes
 import hashlib
+import itertools
 import socket
 import threading
 import time
@@ -11,11 +12,29 @@ import time
 from . import ktap
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_ports = iter(range(10000, 20000))
+PORTS = range(10000, 20000)
+_ports = None
+
+
+def _connections_made():
+    """(state, port of the other end) of each TCP connection of this host, in the hexadecimal of /proc/net/tcp."""
+    for family in ("tcp", "tcp6"):
+        with open(f"/proc/net/{family}", encoding="ascii") as file:
+            for line in file.readlines()[1:]:
+                row = line.split()
+                yield row[3], int(row[2].rpartition(":")[2], 16)
+
+
+def _ports_in_turn():
+    """PORTS, from behind the last one that the file before this one has left in TIME_WAIT."""
+    first = max((port + 1 for _, port in _connections_made() if port in PORTS), default=PORTS.start)
+    return itertools.chain(range(first, PORTS.stop), range(PORTS.start, first))
 
 
 def free_port():
     """A port that no other peer of this run uses (below the range of ephemeral ports)."""
+    global _ports
+    _ports = _ports or _ports_in_turn()
     for port in _ports:
         with socket.socket(socket.AF_INET6) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -392,9 +411,4 @@ def request(target="/", method="GET", fields=(), body=None, host="test"):
 
 def time_waits(port):
     """How many connections to this port are in TIME_WAIT at the end that made them."""
-    found = 0
-    for family in ("tcp", "tcp6"):
-        with open(f"/proc/net/{family}", encoding="ascii") as file:
-            rows = [line.split() for line in file.readlines()[1:]]
-        found += sum(row[3] == "06" and int(row[2].split(":")[1], 16) == port for row in rows)
-    return found
+    return sum(state == "06" and to == port for state, to in _connections_made())
