@@ -292,6 +292,7 @@ u32 squall_sk_acked(const struct sock *sk);
 void squall_sk_wait_space(struct sock *sk);
 void squall_sk_leave_space(struct sock *sk);
 void squall_sk_clear_urgent(struct sock *sk);
+u32 squall_sk_room(const struct sock *sk);
 u32 squall_sk_unread(struct sock *sk);
 bool squall_sk_fin_received(const struct sock *sk);
 const u8 *squall_sk_peek(struct sock *sk, u32 offset, u32 *len);

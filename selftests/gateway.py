@@ -247,6 +247,28 @@ def behind_refused():
         equal(web.server_stats()["requests"], 8, "requests that were forwarded")
 
 
+@case("requests whose heads fill the receive buffer, in segments as large as half of it, are all answered")
+def long_heads():
+    count, full = 60, threading.Event()
+
+    def respond(head, _body):
+        check(full.wait(ktap.seconds(20)), "the client cannot send any more")
+        return wire.response(head.get("X-Number").encode())
+
+    def send(client):
+        for number in range(count):
+            client.send(wire.request("/", fields=[f"X-Number: {number}", "X-Filler: " + "x" * 7000]))
+
+    with squall.sysctl(rcvbuf=65536, pipelined_max=1000), wire.RawServer(wire.plain_handler(respond)) as server:
+        with squall.Listener(server) as web, web.connect() as client:
+            sender = threading.Thread(target=send, args=[client])
+            sender.start()
+            squall.settle(1)
+            full.set()
+            equal([client.read_response()[1] for _ in range(count)], [b"%d" % number for number in range(count)], "answers")
+            sender.join()
+
+
 @case("bytes that come later on an idle server connection end it, and answer nobody")
 def late_bytes():
     sent = threading.Event()

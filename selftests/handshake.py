@@ -7,6 +7,7 @@ Sent side by side, nginx 1.26 and HAProxy 3.0 pass on all of it. A route with `w
 
 import base64
 import contextlib
+import threading
 
 from lib import ktap, session, squall, wire, ws
 from lib.ktap import case, check, equal, until
@@ -316,6 +317,60 @@ def interim_max():
                 equal([client.read_head().status for _ in range(most)], [103] * most, "interim responses")
                 equal(client.read_response()[0].status, status, f"status behind {count}, {most} at most")
             equal(rule() - before, int(status == 502), "too_many_interim")
+
+
+@case("interim responses wait for a client that does not read: the server is held back, and all of them arrive in the end", limit=60)
+def interim_held_back():
+    count, filler = 1000, b"x" * 8000
+    progress = [0]
+
+    def stalled():
+        before = progress[0]
+        squall.settle(0.5)
+        return 0 < progress[0] == before
+
+    def serve(peer, _number):
+        peer.read_head()
+        for number in range(count):
+            progress[0] += 1
+            peer.send(b"HTTP/1.1 103 X\r\nX-Number: %d\r\nX-Filler: %s\r\n\r\n" % (number, filler))
+        peer.send(wire.response(b"fine"))
+        peer.read_rest()
+
+    small = squall.sysctl(interim_max=count, sndbuf=65536, rcvbuf=65536)
+    with small, wire.RawServer(serve) as server, squall.Listener(server) as web, web.connect(rcvbuf=16384) as client:
+        client.send(wire.request())
+        until(stalled, 10, "an end of what is taken of the server")
+        queued = squall.module_stats()["queued_bytes"]
+        # A queue is never larger than rcvbuf, and one more head may be written to it.
+        limit = 65536 + int(squall.read(f"{squall.SYSCTL}/head_max"))
+        check(0 < queued <= limit, f"{queued} bytes are queued for a client that does not read, the bound is {limit}")
+        check(progress[0] < count, "all was taken of the server")
+        equal([int(client.read_head().get("X-Number")) for _ in range(count)], list(range(count)), "interim responses")
+        equal(client.read_response()[1], b"fine", "final response")
+
+
+@case("a client that resets while interim responses wait for it lets go of the server")
+def interim_left():
+    gone = threading.Event()
+
+    def serve(peer, _number):
+        peer.read_head()
+        try:
+            for _ in range(1000):
+                peer.send(b"HTTP/1.1 103 X\r\nX-Filler: %s\r\n\r\n" % (b"x" * 8000))
+            peer.read_rest()
+        except OSError:
+            gone.set()
+
+    with squall.sysctl(interim_max=1000), wire.RawServer(serve) as server, squall.Listener(server) as web:
+        with web.connect(rcvbuf=16384) as client:
+            client.send(wire.request())
+            client.read_head()
+            squall.settle(0.5)
+            client.reset()
+        check(gone.wait(ktap.seconds(10)), "the server's connection was not ended")
+        until(lambda: web.stats()["connections"] == 0, 10, "no client's connection left")
 
 
 session.main()

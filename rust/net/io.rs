@@ -144,6 +144,12 @@ impl<S: Session> Io<'_, S> {
         unsafe { bindings::squall_sk_unread(self.conn.sk.as_ptr()) }
     }
 
+    /// Returns about how many bytes can still come before something is consumed.
+    pub(crate) fn room(&self) -> u32 {
+        // SAFETY: `Io` exists while the lock is held.
+        unsafe { bindings::squall_sk_room(self.conn.sk.as_ptr()) }
+    }
+
     /// Says whether the peer has sent its FIN: what is not consumed is all that will ever come.
     pub(crate) fn fin_received(&self) -> bool {
         // SAFETY: `Io` exists while the lock is held.
@@ -169,8 +175,14 @@ impl<S: Session> Io<'_, S> {
 
     /// Says whether this connection's own queue is full; if so, `RESUME` is posted when it is not.
     pub(crate) fn wait_for_room(&mut self) -> bool {
-        let mut inbox = self.conn.inbox.lock();
-        let full = inbox.queue.is_full(self.conn.queue_high(self.conn));
+        self.wait_for_room_of(self.conn)
+    }
+
+    /// Says whether the queue of `to`, for which nobody else waits, is full; if so, `RESUME` is posted to this connection
+    /// when it is not, or `to` is closed. The caller pushes what it has queued.
+    pub(crate) fn wait_for_room_of(&self, to: &Conn<S>) -> bool {
+        let mut inbox = to.inbox.lock();
+        let full = inbox.queue.is_full(to.queue_high(self.conn));
         if full {
             inbox.waiter = Some(self.conn.into());
         }

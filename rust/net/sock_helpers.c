@@ -629,6 +629,17 @@ void squall_sk_clear_urgent(struct sock *sk)
 		WRITE_ONCE(tcp_sk(sk)->urg_data, 0);
 }
 
+/*
+ * What can still come before something is read: what the peer was allowed to
+ * send, as far as there is memory for it.
+ */
+u32 squall_sk_room(const struct sock *sk)
+{
+	u32 space = max(tcp_space(sk), 0);
+
+	return min(tcp_receive_window(tcp_sk(sk)), space);
+}
+
 u32 squall_sk_unread(struct sock *sk)
 {
 	/* An urgent byte would hide what is behind it. */

@@ -9,6 +9,10 @@
 //! A piece is found by a walk along the receive queue. So a head that lies in more than [`PIECES_MAX`] pieces is copied
 //! too, each byte once: what a segment costs does not grow with those before it.
 //!
+//! What is in the receive queue keeps TCP from letting in more, and not only by its own length: an skb counts until all of
+//! it is read, and TCP joins them. So the rest of a head may have no room. A head is taken out of the queue before that
+//! happens.
+//!
 //! Context: softirq, the lock of the reading connection held.
 
 use super::{
@@ -65,6 +69,8 @@ pub(crate) struct Reading {
     copy: Option<KBox<KVec<u8>>>,
     /// Pieces that may still be looked for before the head is copied.
     pieces: u8,
+    /// Bytes of the copy that are not in the receive queue any more.
+    taken: u32,
 }
 
 // The next size of memory blocks is twice as large, and blocks are zeroed when they are allocated.
@@ -73,6 +79,8 @@ const _: () = assert!(size_of::<Reading>() <= 1024);
 /// The bytes of a head.
 pub(crate) struct HeadBytes<'a> {
     io: &'a Io<'a>,
+    /// What is before the head in the receive queue, in bytes.
+    before: u32,
     copy: &'a [u8],
     /// The piece that was looked at last, and its offset: most heads lie in one.
     last: Cell<(u32, &'a [u8])>,
@@ -84,6 +92,7 @@ impl<'a> HeadBytes<'a> {
     fn new(io: &'a Io<'a>, copy: &'a [u8], left: Option<u8>) -> Self {
         HeadBytes {
             io,
+            before: 0,
             copy,
             last: Cell::new((0, copy)),
             left: Cell::new(left),
@@ -95,7 +104,7 @@ impl<'a> HeadBytes<'a> {
         if self.left.get() == Some(0) {
             return &[];
         }
-        let piece = self.io.peek(offset);
+        let piece = self.io.peek(self.before.saturating_add(offset));
         if !piece.is_empty() {
             self.left
                 .set(self.left.get().map(|left| left.saturating_sub(1)));
@@ -124,6 +133,7 @@ impl Reading {
         if let Some(mut spare) = SPARES.take() {
             spare.parser = parser;
             spare.pieces = PIECES_MAX;
+            spare.taken = 0;
             spare.head.clear();
             return Ok(spare);
         }
@@ -133,6 +143,7 @@ impl Reading {
             large: None,
             copy: None,
             pieces: PIECES_MAX,
+            taken: 0,
         }? Error);
         KBox::init(reading, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| no_memory())
     }
@@ -169,9 +180,9 @@ impl Reading {
         Ok(())
     }
 
-    /// Returns the length of the complete head in bytes; 0 before that.
+    /// Returns how many bytes of the complete head are to be consumed; 0 before that.
     pub(crate) fn len(&self) -> u32 {
-        u32::from(self.head().len)
+        u32::from(self.head().len).saturating_sub(self.taken)
     }
 
     /// Returns about how many bytes the complete head takes when it is written for the other side.
@@ -180,9 +191,27 @@ impl Reading {
     }
 
     /// Reads what has arrived. Never says [`Progress::Full`].
-    pub(crate) fn resume(&mut self, io: &Io<'_>, limits: &Limits) -> Result<Progress, Failure> {
+    pub(crate) fn resume(&mut self, io: &mut Io<'_>, limits: &Limits) -> Result<Progress, Failure> {
+        let progress = self.look(0, io, limits)?;
+        if progress == Progress::NeedMore {
+            let rest = limits.head.saturating_sub(self.parser.position());
+            if io.room() <= u32::from(rest) {
+                self.take(io)?;
+            }
+        }
+        Ok(progress)
+    }
+
+    /// As [`Self::resume`], behind the first `before` bytes that are unread. Nothing is consumed: this is to look ahead.
+    pub(crate) fn look(
+        &mut self,
+        before: u32,
+        io: &Io<'_>,
+        limits: &Limits,
+    ) -> Result<Progress, Failure> {
         loop {
-            let bytes = HeadBytes::new(io, copied(&self.copy), Some(self.pieces));
+            let mut bytes = HeadBytes::new(io, copied(&self.copy), Some(self.pieces));
+            bytes.before = before;
             let head: &mut Head = match &mut self.large {
                 Some(large) => &mut **large,
                 None => &mut self.head,
@@ -196,15 +225,31 @@ impl Reading {
                 self.grow()?;
                 continue;
             }
-            let unread = io.unread();
-            if progress != Progress::NeedMore || u32::from(self.parser.position()) >= unread {
+            let come = self
+                .taken
+                .saturating_add(io.unread().saturating_sub(before));
+            if progress != Progress::NeedMore || u32::from(self.parser.position()) >= come {
                 return Ok(progress);
             }
             // There is more, which cannot be read where it lies, or not any more. One byte over the limit shows that it
             // is broken.
             let most = u32::from(limits.head).saturating_add(1);
-            self.copy_up_to(io, unread.min(most))?;
+            self.copy_up_to(io, before, come.min(most))?;
         }
+    }
+
+    /// Takes what has come of a head that is not complete out of the receive queue.
+    #[cold]
+    #[inline(never)]
+    fn take(&mut self, io: &mut Io<'_>) -> Result<(), Failure> {
+        let unread = io.unread();
+        let come = self.taken.saturating_add(unread);
+        if (copied(&self.copy).len() as u32) < come {
+            self.copy_up_to(io, 0, come)?;
+        }
+        self.taken = come;
+        io.consume(unread);
+        Ok(())
     }
 
     /// Returns the complete head and its bytes.
@@ -218,7 +263,7 @@ impl Reading {
                 bytes.left.set(None);
                 return Ok((self.head(), bytes));
             }
-            self.copy_up_to(io, self.len())?;
+            self.copy_up_to(io, 0, u32::from(self.head().len))?;
         }
         Ok((self.head(), HeadBytes::new(io, copied(&self.copy), None)))
     }
@@ -237,9 +282,9 @@ impl Reading {
         readable == usize::from(all.len)
     }
 
-    /// Extends the copy to the first `len` bytes. Fails unless it becomes longer.
+    /// Extends the copy to the first `len` bytes behind `before`. Fails unless it becomes longer.
     #[cold]
-    fn copy_up_to(&mut self, io: &Io<'_>, len: u32) -> Result<(), Failure> {
+    fn copy_up_to(&mut self, io: &Io<'_>, before: u32, len: u32) -> Result<(), Failure> {
         let copy = match &mut self.copy {
             Some(copy) => copy,
             none => none.insert(
@@ -251,7 +296,8 @@ impl Reading {
         copy.extend_with(more, 0, GFP_ATOMIC | __GFP_NOWARN)
             .map_err(|_| no_memory())?;
         let room = copy.as_mut_slice().get_mut(had..).unwrap_or(&mut []);
-        let copied = io.copy(had as u32, room);
+        let offset = (had as u32).saturating_sub(self.taken);
+        let copied = io.copy(before.saturating_add(offset), room);
         copy.truncate(had.saturating_add(copied));
         if copied == 0 {
             return Err(no_memory());

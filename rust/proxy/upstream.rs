@@ -263,6 +263,8 @@ pub(crate) enum Rest {
 enum Outcome {
     /// The head is not complete.
     NeedMore,
+    /// The client has to take some of the interim responses first.
+    Held,
     /// Go on with what follows.
     Again,
     /// The body follows.
@@ -312,11 +314,13 @@ impl Upstream {
                 Ok(Outcome::Again) => interim = true,
                 Ok(Outcome::Body) => {}
                 Ok(Outcome::Switch) => return true,
-                Ok(Outcome::NeedMore) => {
+                Ok(outcome @ (Outcome::NeedMore | Outcome::Held)) => {
                     if interim {
                         io.push(&job.client, Events::NONE);
                     }
-                    if io.fin_received() {
+                    if matches!(outcome, Outcome::Held) {
+                        io.pause();
+                    } else if io.fin_received() {
                         self.lost(io);
                     }
                     return false;
@@ -568,7 +572,7 @@ fn farewell(io: &Io<'_>) -> Option<bool> {
         via: false,
     };
     let mut reading = Reading::new(HeadParser::response()).ok()?;
-    match reading.resume(io, &limits::response()) {
+    match reading.look(0, io, &limits::response()) {
         Ok(Progress::NeedMore | Progress::Full) => return None,
         Ok(Progress::Done { .. }) => {}
         Err(_) => return Some(false),
@@ -597,13 +601,15 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     }
     let mut reading = match job.reading.take() {
         Some(reading) => reading,
+        // Interim responses would else fill the queue of a client that does not read.
+        None if job.interim > 0 && io.wait_for_room_of(&job.client) => return Ok(Outcome::Held),
         None => Reading::new(HeadParser::response())?,
     };
     if reading.resume(io, &limits::response())? == Progress::NeedMore {
         job.reading = Some(reading);
         return Ok(Outcome::NeedMore);
     }
-    let room = reading.room();
+    let (room, len) = (reading.room(), reading.len());
     let (head, bytes) = reading.complete(io)?;
     let response = Response::from_head(head, &job.asked, &bytes).map_err(Failure::Protocol)?;
     let whole = job.is_whole();
@@ -648,7 +654,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
                 response.trailers,
                 &limits::response_body(),
             );
-            let body = body.behind(u32::from(head.len));
+            let body = body.behind(len);
             // As long as nothing has gone out the client can be told what became of its request.
             let complete = body.look_ahead(io)?;
             // The request is still coming, and the server will hardly wait for the rest of it: the connection is closed
