@@ -102,6 +102,29 @@ def tired_at_once():
         check(0 < more <= 2 * (1000 // 37 + 1), f"{more} attempts in a second")
 
 
+@case("the same where the response comes in several pieces: only what turns out to be none is a failed attempt")
+def tired_in_pieces():
+    for words, fails in (
+        ([NODE[:20], NODE[20:]], False), ([SAYS_CLOSE[:9], SAYS_CLOSE[9:-3], b"ye."], False),
+        ([NODE[:20], b"\r\0\r\n\r\n"], True), ([SAYS_CLOSE[:20], SAYS_CLOSE[20:] + b"more"], True),
+    ):  # fmt: skip
+        before = squall.module_stats()
+        with Tired(words, answers=False) as server, squall.Listener(server, connections=2, wait=False) as web:
+            name = "bad_responses" if fails else "idle_closed"
+            seen = set()
+
+            def look(web=web, seen=seen, name=name, before=before):
+                stats = web.server_stats()
+                seen.add((stats["up"], stats["failures"] > 0))
+                return squall.module_stats()[name] >= before[name] + 8
+
+            until(look, 20, f"connections are closed, {words}", pause=0.005)
+            equal((0, True) in seen, fails, f"a failed attempt was seen, {words}")
+            now = squall.module_stats()
+        other = "idle_closed" if fails else "bad_responses"
+        equal(now[other] - before[other], 0, f"{other}, {words}")
+
+
 @case("a request whose client has closed its side while it waits for a connection is served; one that was reset is taken back")
 def closed_while_waiting():
     hold, seen = threading.Event(), []

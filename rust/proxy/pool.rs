@@ -631,23 +631,36 @@ pub(crate) fn closed(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
     }
 }
 
-/// Notes that the server closes a connection and has said so in a response, if the connection was idle. It is there, so
+/// Notes that the server closes a connection and says so in a response, if the connection was idle. It is there, so
 /// this is no failure; but one that does so at once is not connected to in a loop.
 ///
-/// `since`: when it was established, if it was never used.
-pub(crate) fn left(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
+/// `since`: when it was established, if it was never used. Says whether it was idle, was never used, and has not lasted:
+/// [`attempt_failed`] is due if it turns out that it is no such response.
+pub(crate) fn left(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) -> bool {
     let mut shared = pool.shared.lock();
     if !shared.remove_idle(conn) {
-        return;
+        return false;
     }
-    if is_short(since) && shared.backoff_left() == 0 {
+    let is_short = is_short(since);
+    if is_short && shared.backoff_left() == 0 {
         let pause = backoff(0);
         shared.not_before = Some(Moment::now().after_ms(pause));
         shared.set_timer(pool, pause);
-        return;
+        return true;
     }
     drop(shared);
     pool.kick();
+    is_short
+}
+
+/// Notes that a connection which [`left`] is told of was closed for another reason: the attempt to connect has failed.
+pub(crate) fn attempt_failed(pool: &ARef<Pool>) {
+    let mut shared = pool.shared.lock();
+    if shared.failures == 0 {
+        // The pause so far was not that of a failure.
+        shared.not_before = None;
+    }
+    failed(pool, shared, REFUSED_502);
 }
 
 /// Changes how many connections are kept, and how many there may be.

@@ -100,6 +100,10 @@ use kernel::{
     }, //
 };
 
+mod parting;
+
+use self::parting::Parting;
+
 /// A connection to a server.
 pub(crate) struct Upstream {
     pool: ARef<Pool>,
@@ -118,13 +122,9 @@ enum Stage {
     Open,
     /// It has served its last exchange: the server is to close it.
     Last,
-    /// Something came while it was idle, in so many pieces so far: it is out of use, and looks whether it is a response
-    /// that says why.
-    Parting(u8),
+    /// Something came while it was idle: it is out of use, and looks whether that is a response that says why.
+    Parting(Parting),
 }
-
-/// Pieces in which a response may come on an idle connection.
-const PARTING_MAX: u8 = 32;
 
 /// Memory for the next job.
 pub(super) static SPARES: Spares<MaybeUninit<Job>> = Spares::new();
@@ -333,71 +333,6 @@ impl Upstream {
         }
     }
 
-    /// An idle connection: whatever comes ends it.
-    fn advance_idle(&mut self, io: &mut Io<'_>) {
-        match self.stage {
-            Stage::Last if io.unread() > 0 || io.fin_received() => return io.release(),
-            Stage::Last => return,
-            Stage::Parting(_) => {
-                let said = farewell(io);
-                return self.part(io, said);
-            }
-            Stage::Connecting | Stage::Open => {}
-        }
-        if io.unread() == 0 && !io.fin_received() {
-            return;
-        }
-        // A job may have come just now. From here on none does, and that one was not begun.
-        if let Some(Mail::Job(mut job)) = io.shut_inbox() {
-            job.verdict = STALE;
-            job.end(By::Server, Why::Fin);
-        }
-        let said = farewell(io);
-        match said {
-            Some(true) => pool::left(&self.pool, io.conn(), self.unused_since()),
-            _ => self.closed_idle(io),
-        }
-        self.stage = Stage::Parting(0);
-        io.set_deadline(sysctl::linger_timeout());
-        self.part(io, said);
-    }
-
-    /// Ends a connection on which something came while it was idle. A server may say with a response that it closes it,
-    /// as some do with 408. All else is a fault.
-    fn part(&mut self, io: &mut Io<'_>, said: Option<bool>) {
-        if io.unread() == 0 {
-            if io.fin_received() {
-                io.release();
-            }
-            return;
-        }
-        match (self.stage, said) {
-            (_, Some(true)) => {
-                stats::inc(Counter::IdleClosed);
-                io.release();
-            }
-            (Stage::Parting(pieces), None)
-                if pieces < PARTING_MAX && !io.fin_received() && !io.is_closed() =>
-            {
-                self.stage = Stage::Parting(pieces.saturating_add(1));
-            }
-            _ => {
-                stats::inc(Counter::BadResponses);
-                io.reset();
-            }
-        }
-    }
-
-    /// Takes the connection, which is closing, from the pool's idle ones.
-    fn closed_idle(&self, io: &Io<'_>) {
-        pool::closed(&self.pool, io.conn(), self.unused_since());
-    }
-
-    /// Returns when the connection was established, if it was never used.
-    fn unused_since(&self) -> Option<Moment> {
-        (!self.used).then_some(self.since)
-    }
-
     /// The response is complete.
     fn ended(&mut self, io: &mut Io<'_>) {
         let Some(mut job) = self.job.take() else {
@@ -504,10 +439,7 @@ impl Upstream {
         let Some(job) = &mut self.job else {
             match self.stage {
                 Stage::Last => io.discard(),
-                Stage::Parting(_) => {
-                    stats::inc(Counter::BadResponses);
-                    io.reset();
-                }
+                Stage::Parting(parting) => self.part_badly(io, parting),
                 Stage::Connecting | Stage::Open => {}
             }
             return;
@@ -551,46 +483,11 @@ impl Upstream {
                 job.end(by, why);
             }
             self.lost(io);
+        } else if let Stage::Parting(parting) = self.stage {
+            self.part_badly(io, parting);
         } else {
             self.closed_idle(io);
         }
-    }
-}
-
-/// Says whether what came on an idle connection is a response behind which the server closes; `None` if it is not
-/// complete.
-#[inline(never)] // Its stack frame is not that of every segment.
-fn farewell(io: &Io<'_>) -> Option<bool> {
-    if io.unread() == 0 {
-        return None;
-    }
-    let asked = Asked {
-        head_method: false,
-        upgrade: false,
-        version: Version::Http11,
-        keep_alive: false,
-        via: false,
-    };
-    let mut reading = Reading::new(HeadParser::response()).ok()?;
-    match reading.look(0, io, &limits::response()) {
-        Ok(Progress::NeedMore | Progress::Full) => return None,
-        Ok(Progress::Done { .. }) => {}
-        Err(_) => return Some(false),
-    }
-    let (head, bytes) = reading.complete(io).ok()?;
-    let Ok(response) = Response::from_head(head, &asked, &bytes) else {
-        return Some(false);
-    };
-    if response.kind != ResponseKind::Final || response.keep_alive {
-        return Some(false);
-    }
-    let behind = u64::from(io.unread().saturating_sub(u32::from(head.len)));
-    match response.framing {
-        BodyFraming::None => Some(behind == 0),
-        BodyFraming::Length(length) if behind < length => None,
-        BodyFraming::Length(length) => Some(behind == length),
-        // Its end is that of the connection, and nobody waits for it.
-        BodyFraming::Chunked | BodyFraming::UntilClose => Some(true),
     }
 }
 
