@@ -3,6 +3,7 @@
 """What clients are told when a request or a response cannot be forwarded, and that nothing else leaks through."""
 
 import select
+import tempfile
 import time
 
 from lib import ktap, peers, session, squall, wire
@@ -149,6 +150,53 @@ def bad_chunks():
                 equal(client.read_head().status, 502, f"status, {what} is wrong, {number}")
                 client.read(len(b"502 Bad Gateway\n"))
             equal(squall.module_stats()["bad_responses"] - before, 2, "bad_responses")
+
+
+@case("502, and no reset, when a trailer section that comes with the head of a response is wrong, however much content is before it")
+def bad_trailers():
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    small, large = b"5\r\nhello\r\n0\r\n", b"4e20\r\n%s\r\n0\r\n" % (b"x" * 20_000)
+    many = b"".join(b"X-%d: %d\r\n" % (number, number) for number in range(30))
+
+    def by_sendfile(peer, data):
+        # Memory that may change: it is read by copying.
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            peer.sock.sendfile(file)
+
+    for how in (wire.Wire.send, by_sendfile):
+        for what, body in (
+            ("no colon", small + b"X\r\n\r\n"), ("a folded line", small + b"X: 1\r\n 2\r\n\r\n"),
+            ("a NUL", large + b"X: a\0b\r\n\r\n"), ("a name", small + many + b"X : 1\r\n\r\n"),
+            ("a line's end", small + b"X: 1\n\r\n"), ("too many", small + many * 5 + b"\r\n"),
+        ):
+
+            def serve(peer, _number, body=body, how=how):
+                peer.read_head()
+                how(peer, head + body)
+                peer.read_rest()
+
+            with wire.RawServer(serve) as server, squall.Listener(server) as web, web.connect() as client:
+                before = squall.module_stats()["bad_responses"]
+                for number in range(2):
+                    client.send(wire.request())
+                    equal(client.read_head().status, 502, f"status, {what} in a trailer section by {how.__name__}, {number}")
+                    client.read(len(b"502 Bad Gateway\n"))
+                equal(squall.module_stats()["bad_responses"] - before, 2, "bad_responses")
+                equal(web.server_stats()["fails"], 0, "failures of the server")
+
+
+@case("a trailer section that comes with the head of a response, and is right, is passed on")
+def good_trailers():
+    many = [f"X-{number}: {number}" for number in range(30)]
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n" + "".join(f"{line}\r\n" for line in many).encode()
+    with wire.RawServer(wire.plain_handler(lambda *_: data + b"\r\n")) as server, squall.Listener(server) as web, web.connect() as client:
+        for _ in range(2):
+            client.send(wire.request())
+            client.read_head()
+            content, lines = client.read_chunked()
+            equal((content, [line.decode() for line in lines]), (b"hello", many), "content and trailer section")
 
 
 @case("a response that is cut short is cut short for the client too")

@@ -177,15 +177,17 @@ impl Body {
         }
     }
 
-    /// Looks at what has come of the body, before any of the message goes out. Fails if the framing of chunks is wrong; says
-    /// whether the whole body is there, which it may be also where the answer is no.
+    /// Looks at what has come of the body, before any of the message goes out. Fails if the framing of chunks, or a trailer
+    /// section, is wrong; says whether the whole body is there, which it may be also where the answer is no.
     ///
-    /// Looks at [`PIECES_AHEAD`] pieces of memory and [`CHUNKS_PER_PASS`] chunks at most, and at no trailer section.
+    /// Looks at [`CHUNKS_PER_PASS`] chunks at most, at [`PIECES_AHEAD`] pieces of memory for their framing, and at those of
+    /// a trailer section. Content is not looked at.
     pub(crate) fn look_ahead(&self, io: &Io<'_>) -> Result<bool, Failure> {
         let mut decoder = self.decoder;
+        let here = io.unread();
         if !decoder.awaits_size() {
             // There is no framing that could be wrong.
-            let here = u64::from(io.unread().saturating_sub(self.head));
+            let here = u64::from(here.saturating_sub(self.head));
             return Ok(match decoder.step(&[]) {
                 Ok(Step::Data { max }) => here >= max,
                 Ok(Step::End { .. }) => true,
@@ -193,33 +195,52 @@ impl Body {
             });
         }
         let mut offset = self.head;
-        let mut chunks = 0u32;
-        for _ in 0..PIECES_AHEAD {
-            let mut bytes = io.peek(offset);
-            while !bytes.is_empty() {
-                let used = match decoder.step(bytes).map_err(Failure::Protocol)? {
-                    Step::Framing { consumed } => consumed,
-                    Step::Chunk { consumed, .. } => {
-                        chunks = chunks.saturating_add(1);
-                        if chunks > CHUNKS_PER_PASS {
-                            return Ok(false);
-                        }
-                        consumed
+        let (mut chunks, mut pieces) = (0u32, 0usize);
+        let mut bytes: &[u8] = &[];
+        let mut line = [0; FRAMING_COPY];
+        loop {
+            let used = match decoder.step(bytes).map_err(Failure::Protocol)? {
+                Step::Framing { consumed: 0 } => {
+                    if pieces >= PIECES_AHEAD || offset >= here {
+                        return Ok(false);
                     }
-                    Step::Data { max } => {
-                        let content =
-                            usize::try_from(max).map_or(bytes.len(), |max| max.min(bytes.len()));
-                        decoder.advance(content as u64);
-                        content
+                    pieces = pieces.saturating_add(1);
+                    bytes = io.peek(offset);
+                    if bytes.is_empty() {
+                        // It may change until it is copied again, and is judged again then.
+                        let copied = io.copy(offset, &mut line);
+                        bytes = line.get(..copied).unwrap_or(&[]);
                     }
-                    Step::End { .. } => return Ok(true),
-                    Step::Trailers => return Ok(false),
-                };
-                offset = offset.saturating_add(count(used));
-                bytes = bytes.get(used..).unwrap_or(&[]);
-            }
+                    continue;
+                }
+                Step::Framing { consumed } => count(consumed),
+                Step::Chunk { consumed, .. } => {
+                    chunks = chunks.saturating_add(1);
+                    if chunks > CHUNKS_PER_PASS {
+                        return Ok(false);
+                    }
+                    count(consumed)
+                }
+                Step::Data { max } => {
+                    let left = here.saturating_sub(offset);
+                    let content = u32::try_from(max).map_or(left, |max| max.min(left));
+                    if content == 0 {
+                        return Ok(false);
+                    }
+                    decoder.advance(u64::from(content));
+                    content
+                }
+                Step::Trailers => {
+                    let mut reading = Reading::new(HeadParser::trailers())?;
+                    let progress = reading.look(offset, io, &limits::trailers())?;
+                    Reading::end(reading);
+                    return Ok(matches!(progress, Progress::Done { .. }));
+                }
+                Step::End { .. } => return Ok(true),
+            };
+            offset = offset.saturating_add(used);
+            bytes = bytes.get(used as usize..).unwrap_or(&[]);
         }
-        Ok(false)
     }
 
     /// Looks at the framing that comes next.
