@@ -190,6 +190,81 @@ def full_duplex():
         equal(server.accepted, 2, "connections to the server: none was given up")
 
 
+def ends_first(framing, begin, rest, fields=()):
+    """A long response that ends before the body does: client and server, the head having promised to go on."""
+    finish = threading.Event()
+
+    def serve(peer, _number):
+        while True:
+            head = peer.read_head()
+            if "/next" in head.start:
+                peer.send(wire.response(b"next"))
+                continue
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+            check(finish.wait(ktap.seconds(10)), "the client has the beginning")
+            peer.send(b"-half")
+            left = peer.read_rest()
+            check(rest[-100:] not in left, "the server got the whole body")
+            return
+
+    with wire.RawServer(serve) as server, squall.Listener(server) as web, web.connect() as client:
+        client.send(post([framing, *fields], begin))
+        head = client.read_head()
+        equal((head.status, head.get("Connection")), (200, None), "status and Connection of a response that has not ended")
+        equal(client.read(5), b"first", "the beginning")
+        finish.set()
+        equal(client.read(5), b"-half", "the end")
+        yield client
+
+
+@case("a long response that ends before the body: the rest of the body is thrown away, and the connection goes on")
+def rest_skipped():
+    smuggled = wire.request("/smuggled")
+    chunk = b"%x\r\n%s\r\n" % (len(smuggled), smuggled)
+    for framing, begin, rest in (
+        ("Content-Length: 1000", b"begin", (smuggled + b"x" * 1000)[:995]),
+        ("Content-Length: 200000", b"x" * 1000, b"y" * 199_000),
+        ("Transfer-Encoding: chunked", b"5\r\nbegin\r\n", chunk * 1000 + b"0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", b"5\r\nbeg", b"in\r\n" + chunk + b"0\r\nX-Trailer: 1\r\n\r\n"),
+    ):
+        for pieces in (1, 2, len(rest) if len(rest) < 2000 else 3):
+            for client in ends_first(framing, begin, rest):
+                size = -(-len(rest) // pieces)
+                for at in range(0, len(rest), size):
+                    client.send(rest[at : at + size])
+                client.send(wire.request("/next") + wire.request("/next"))
+                for _ in range(2):
+                    equal(client.read_response()[1], b"next", f"the next response, {framing}, in {pieces} pieces")
+
+
+@case("a long response that ends before a body that is too long to throw away, or may not come: a FIN behind it, and no reset")
+def rest_too_long():
+    block = b"x" * 65536
+    for framing, begin, rest, fields in (
+        ("Content-Length: 1000000", b"begin", block, ()),
+        ("Transfer-Encoding: chunked", b"5\r\nbegin\r\n", b"10000\r\n%s\r\n" % block, ()),
+        ("Content-Length: 1000", b"", b"", ["Expect: 100-continue"]),
+    ):
+        for client in ends_first(framing, begin, b"never complete" * 10, fields):
+            for _ in range(10):
+                client.send(rest)
+            check(client.ended(), f"no FIN behind the response, {framing}")
+            client.send(rest)
+
+
+@case("a long response that ends before a body that is wrong from there on, or does not come: a FIN behind it", limit=60)
+def rest_wrong():
+    with squall.sysctl(linger_timeout_ms=1000 * ktap.PACE):
+        for framing, begin, rest in (
+            ("Transfer-Encoding: chunked", b"5\r\nbegin\r\n", b"x\r\n\r\n" + wire.request("/next")),
+            ("Transfer-Encoding: chunked", b"5\r\nbegin\r\n", b"0\r\nX\r\n\r\n" + wire.request("/next")),
+            ("Content-Length: 1000", b"begin", b"x"),
+        ):
+            for client in ends_first(framing, begin, b"never complete" * 10):
+                client.send(rest)
+                check(client.ended(), f"no FIN behind the response, {framing}")
+
+
 @case("a client that goes in the middle of its body: the server's connection ends without a whole request, and is not reused")
 def abandoned_body():
     for framing, begin in ((f"Content-Length: {BODY}", b"begin"), ("Transfer-Encoding: chunked", b"5\r\nbegin\r\n")):

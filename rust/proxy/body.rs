@@ -160,7 +160,7 @@ impl Body {
                     }
                 }
                 Step::Trailers => {
-                    if self.trailers(io, to)? == Forwarded::Starved {
+                    if self.trailers(io, Some(to))? == Forwarded::Starved {
                         return Ok(Forwarded::Starved);
                     }
                 }
@@ -171,6 +171,58 @@ impl Body {
                             proto::span::Sink::put(queue, encode::LAST_CHUNK)
                         })?;
                     }
+                    return Ok(Forwarded::All);
+                }
+            }
+        }
+    }
+
+    /// Returns how many bytes of content are left; `None` if that is not known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.decoder.left()
+    }
+
+    /// Throws away what has arrived. If that is no body, everything is thrown away up to the end of the connection.
+    pub(crate) fn discard(&mut self, io: &mut Io<'_>) -> Forwarded {
+        self.try_discard(io).unwrap_or_else(|_| {
+            let endless = BodyFraming::UntilClose;
+            self.decoder = BodyDecoder::new(endless, &BodyLimits::DEFAULT);
+            io.consume(u32::MAX);
+            Forwarded::Starved
+        })
+    }
+
+    fn try_discard(&mut self, io: &mut Io<'_>) -> Result<Forwarded, Failure> {
+        let mut chunks = 0u32;
+        loop {
+            match self.look(io)? {
+                Step::Framing { consumed: 0 } => return self.starved(io),
+                Step::Framing { consumed } => io.consume(count(consumed)),
+                Step::Chunk { consumed, .. } => {
+                    io.consume(count(consumed));
+                    chunks = chunks.saturating_add(1);
+                }
+                Step::Data { max } => {
+                    let unread = io.unread();
+                    let content = u32::try_from(max).map_or(unread, |max| max.min(unread));
+                    if content == 0 {
+                        return self.starved(io);
+                    }
+                    io.consume(content);
+                    self.decoder.advance(u64::from(content));
+                    self.forwarded = self.forwarded.saturating_add(u64::from(content));
+                    if chunks >= CHUNKS_PER_PASS {
+                        io.conn().post(RESUME);
+                        return Ok(Forwarded::Part);
+                    }
+                }
+                Step::Trailers => {
+                    if self.trailers(io, None)? == Forwarded::Starved {
+                        return Ok(Forwarded::Starved);
+                    }
+                }
+                Step::End { consumed } => {
+                    io.consume(count(consumed));
                     return Ok(Forwarded::All);
                 }
             }
@@ -279,7 +331,7 @@ impl Body {
         })
     }
 
-    fn trailers(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
+    fn trailers(&mut self, io: &mut Io<'_>, to: Option<&Conn>) -> Result<Forwarded, Failure> {
         if self.trailers.is_none() {
             self.trailers = Some(Reading::new(HeadParser::trailers())?);
         }
@@ -289,7 +341,7 @@ impl Body {
         if reading.resume(io, &limits::trailers())? == Progress::NeedMore {
             return self.starved(io);
         }
-        if self.chunked && self.pass_trailers {
+        if let (Some(to), true) = (to, self.chunked && self.pass_trailers) {
             let (head, bytes) = reading.complete(io)?;
             send(io.softirq(), to, |queue| {
                 encode::trailers(head, &bytes, queue)

@@ -13,10 +13,7 @@ use super::{
         self,
         Lingering, //
     },
-    body::{
-        Failure,
-        Forwarded, //
-    },
+    body::Failure,
     limits,
     log::{
         self,
@@ -31,7 +28,6 @@ use super::{
     },
     reading::Reading,
     session::{
-        count_request_error,
         Conn,
         Io,
         Mail,
@@ -104,6 +100,7 @@ pub(super) const TRIES_MAX: u8 = 3;
 mod admit;
 mod answer;
 mod blank;
+mod body;
 pub(super) mod exchange;
 mod own;
 
@@ -129,6 +126,8 @@ enum State {
     Body,
     /// The response.
     Response,
+    /// The rest of the request, which nobody wants: the response is complete.
+    Rest,
     /// The client to take some of the responses it was sent, before it gets another.
     Room,
 }
@@ -204,6 +203,7 @@ impl Downstream {
         match self.state {
             State::Head | State::Refused => self.read_head(io),
             State::Body => self.forward_body(io, Events::NONE),
+            State::Rest => self.skip_rest(io),
             State::Room => {
                 self.state = State::Head;
                 self.read_head(io);
@@ -464,69 +464,6 @@ impl Downstream {
         io.set_deadline(self.setting(Setting::SendTimeout));
     }
 
-    /// Forwards what there is of the request's body, and pushes it and `events` to the server's side.
-    fn forward_body(&mut self, io: &mut Io<'_>, events: Events) {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return;
-        };
-        let Some(conn) = exchange.upstream.as_ref().and_then(Checkout::conn) else {
-            return;
-        };
-        let conn = conn.clone();
-        if !exchange.coming {
-            // Until something of it comes the client may be waiting for a 100 (Continue).
-            exchange.measured.0 = Moment::now();
-            exchange.coming = io.unread() > 0;
-        }
-        match exchange.body.forward(io, &conn) {
-            Ok(Forwarded::All) => {
-                self.await_response(io);
-                io.set_flag(true);
-                io.push(&conn, events);
-            }
-            Ok(Forwarded::Part) => {
-                exchange.held_back = true;
-                io.push(&conn, events);
-            }
-            Ok(Forwarded::Starved) => io.push(&conn, events),
-            Err(Failure::ReceiverGone) => {
-                // The server's side will say what became of it. It may have answered, and a client that sends all of its
-                // request first comes to the answer then; the connection is not used again.
-                io.consume(u32::MAX);
-                conn.post(events);
-            }
-            Err(failure) => {
-                let (status, by, why) = match failure {
-                    Failure::Protocol(error) => {
-                        count_request_error(error);
-                        (error.status(), By::Client, Why::Protocol)
-                    }
-                    _ => (503, By::Proxy, Why::Memory),
-                };
-                // It has to know of the request that it is not to complete.
-                conn.post(events);
-                self.fail_body(io, status, by, why);
-            }
-        }
-    }
-
-    /// The body cannot be completed: the server must not take it for a whole one, and a response that has begun is
-    /// none any more.
-    fn fail_body(&mut self, io: &mut Io<'_>, status: u16, by: By, why: Why) {
-        let begun = self.exchange.as_ref().is_some_and(|it| it.begun);
-        self.log_end(by, why);
-        // Dropping the checkout, with the exchange, resets the server connection.
-        if begun || io.conn().is_posted(BEGUN) {
-            self.exchange = None;
-            return io.reset();
-        }
-        self.answer_last(io, status);
-        // It may have begun before the answer was the last thing to be queued.
-        if io.conn().is_posted(BEGUN) {
-            io.reset();
-        }
-    }
-
     /// The response is complete.
     fn ended(&mut self, io: &mut Io<'_>, events: Events) {
         let whole = self.state == State::Response;
@@ -534,7 +471,7 @@ impl Downstream {
             return;
         };
         let last = events & CLOSE_AFTER != 0 || self.site.drain.is_on();
-        let last = last || !exchange.asked.keep_alive || !whole;
+        let last = last || !exchange.asked.keep_alive || !whole && !exchange.may_skip_rest();
         let own = exchange.let_go(events, whole, last);
         if last {
             io.release();
@@ -542,6 +479,9 @@ impl Downstream {
         }
         if let Some(own) = own {
             self.keep_own(io, own);
+        }
+        if !whole {
+            return self.await_rest(io, exchange);
         }
         Exchange::end(exchange);
         self.next(io);
@@ -590,6 +530,7 @@ impl Downstream {
                 self.answer(io, 504);
             }
             State::Body => self.body_due(io),
+            State::Rest => io.release(),
             State::Response | State::Room => self.response_due(io),
         }
     }
@@ -608,50 +549,6 @@ impl Downstream {
             self.exchange = None;
             io.reset();
         }
-    }
-
-    /// Looks at how fast the body of the request comes.
-    fn body_due(&mut self, io: &mut Io<'_>) {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return;
-        };
-        let now = Moment::now();
-        let settings = &exchange.route.settings;
-        let timeout = settings.get(Setting::BodyTimeout);
-        let conn = exchange.upstream.as_ref().and_then(Checkout::conn);
-        let full = conn.is_some_and(|conn| conn.holds_back());
-        if conn.is_some_and(|conn| conn.is_dead()) {
-            // The server takes no more of the request, and its answer is still on its way.
-            return self.response_due(io);
-        }
-        // A server that takes its time is not the client's fault.
-        let held_back = core::mem::replace(&mut exchange.held_back, false) || full;
-        let (since, before) = exchange.measured;
-        let forwarded = exchange.body.forwarded();
-        if held_back {
-            exchange.measured = (now, forwarded);
-            return io.set_deadline(timeout);
-        }
-        let pause = io.activity().after_ms(timeout);
-        if !now.is_before(pause) {
-            stats::inc(Counter::RequestTimeouts);
-            return self.fail_body(io, 408, By::Client, Why::Timeout);
-        }
-        let mut due = since.after_ms(timeout);
-        if !now.is_before(due) {
-            let came = forwarded.saturating_sub(before);
-            let wanted = u64::from(settings.get(Setting::BodyRateMin))
-                .saturating_mul(u64::from(since.ms_until(now)))
-                .wrapping_div(1000);
-            if came < wanted {
-                stats::inc(Counter::BodyRateTimeouts);
-                return self.fail_body(io, 408, By::Client, Why::Rate);
-            }
-            exchange.measured = (now, forwarded);
-            due = now.after_ms(timeout);
-        }
-        let next = if pause.is_before(due) { pause } else { due };
-        io.set_deadline(now.ms_until(next));
     }
 
     /// The server connection was closed before it answered.
@@ -675,7 +572,8 @@ impl Downstream {
             exchange.upstream = None;
         }
         match self.state {
-            State::Head | State::Refused | State::Delayed | State::Room | State::Connection => {}
+            State::Head | State::Refused | State::Delayed | State::Room => {}
+            State::Connection | State::Rest => {}
             State::Response => self.answer(io, status),
             State::Body => self.answer_last(io, status),
         }

@@ -207,6 +207,14 @@ impl BodyDecoder {
         }
     }
 
+    /// Returns how many bytes of content are left of a body of known length; `None` of another.
+    pub const fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Fixed => Some(self.left),
+            _ => None,
+        }
+    }
+
     /// Says whether a chunk begins with the next byte.
     pub const fn awaits_size(&self) -> bool {
         matches!(self.state, State::SizeBegin)
