@@ -3,11 +3,13 @@
 """The connections that are kept to servers: how fast they are made, how vanished servers are found, how many there are."""
 
 import contextlib
+import os
+import select
 import socket
 import threading
 import time
 
-from lib import ktap, netns, session, squall, sniff, wire
+from lib import ktap, netns, session, squall, sniff, wire, ws
 from lib.ktap import case, check, equal, until
 
 HELLO = wire.plain_handler(lambda _head, _body: wire.response(b"hello"))
@@ -231,6 +233,127 @@ def server_stays():
         equal(ask(web), (200, b"last"), "answer")
         until(lambda: ends == [True], 5, "the connection is reset")
         equal(wire.time_waits(server.port), 0, "ports in TIME_WAIT")
+
+
+class Alone:
+    """A server that has no thread, on one processor with its clients: what it sends has been through softirq to the end when
+    `send()` returns, and no process has run meanwhile.
+    """
+
+    def __init__(self, port=None):
+        self.listener = socket.create_server(("127.0.0.1", port or wire.free_port()))
+        self.listener.setblocking(False)
+        self.port = self.listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.processors = os.sched_getaffinity(0)
+        self.peers = []
+
+    def accept(self):
+        """Takes a connection if there is one now; returns whether."""
+        with contextlib.suppress(BlockingIOError):
+            self.peers.append(wire.Wire(self.listener.accept()[0]))
+            return True
+        return False
+
+    def wait(self, count):
+        """Waits until so many connections have been taken in all."""
+        def enough():
+            while self.accept():
+                pass
+            return len(self.peers) >= count
+
+        until(enough, 10, f"{count} connections", pause=0.001)
+
+    def offered(self):
+        """The connection on which an offer has come, and the 101 for it."""
+        for peer in self.peers:
+            if has_come(peer):
+                return peer, ws.switching(peer.read_head())
+        raise AssertionError("no offer has come")
+
+    def __enter__(self):
+        os.sched_setaffinity(0, {min(self.processors)})
+        return self
+
+    def __exit__(self, *_):
+        os.sched_setaffinity(0, self.processors)
+        self.listener.close()
+        for peer in self.peers:
+            peer.close()
+
+
+def has_come(peer):
+    """Says whether there is something to read now."""
+    return bool(select.select([peer.sock], [], [], 0)[0])
+
+
+@case("the connection in place of one that became a tunnel is made behind the 101, and always is", limit=60)
+def behind_the_answer():
+    rounds = 20
+    for size in (1, 4, 20):
+        early = 0
+        with Alone() as server, squall.Listener(server, connections=size) as web, contextlib.ExitStack() as stack:
+            server.wait(size)
+            for number in range(rounds):
+                client = stack.enter_context(web.connect())
+                client.send(ws.offer())
+                peer, answer = server.offered()
+                peer.send(answer)
+                early += server.accept()
+                check(has_come(client), "no 101 when the server has sent it")
+                server.wait(size + number + 1)
+            equal(web.server_stats()["connects"], size + rounds, "attempts")
+        ktap.note(f"{size} connections: {early} of {rounds} were replaced before the answer was read")
+        # A tick that comes just then is the one for which it is put off.
+        check(early <= rounds / 2, f"{early} of {rounds} were replaced before the answer was read")
+
+
+@case("who waits for a connection gets the place of one that became a tunnel at once")
+def waiting_is_first():
+    with Alone() as server, squall.Listener(server, connections=1) as web, contextlib.ExitStack() as stack:
+        squall.write(f"{web.server_directory()}/connections_max", 1)
+        server.wait(1)
+        for number in range(5):
+            first, second = (stack.enter_context(web.connect()) for _ in range(2))
+            first.send(ws.offer())
+            second.send(ws.offer())
+            equal(web.server_stats()["waiting"], 1, "clients that wait")
+            for client in (first, second):
+                peer, answer = server.offered()
+                peer.send(answer)
+                check(has_come(client), "no 101 when the server has sent it")
+                if client is first:
+                    check(server.accept(), "nothing was connected for the client that waits")
+            server.wait(1 + 2 * (number + 1))
+
+
+@case("a replacement that is due is made when the server is back, and none when the server is removed")
+def due():
+    with Alone() as server:
+        with squall.sysctl(backoff_max_ms=50), squall.Listener(server, connections=2) as web, web.connect() as client:
+            server.wait(2)
+            client.send(ws.offer())
+            peer, answer = server.offered()
+            server.listener.close()
+            peer.send(answer)
+            check(has_come(client), "no 101 when the server has sent it")
+            until(lambda: web.server_stats()["connect_failed"] >= 2, 10, "attempts are refused")
+            with Alone(server.port) as again:
+                again.wait(1)
+                until(lambda: web.server_stats()["connected"] == 2, 10, "two connections are ready")
+    for _ in range(20):
+        with Alone() as server, squall.Listener(server, connections=1) as web:
+            server.wait(1)
+            client = web.connect()
+            client.send(ws.offer())
+            peer, answer = server.offered()
+            peer.send(answer)
+            # The removal meets the replacement that is put off.
+            squall.remove_tree(web.directory)
+            client.close()
+            connections = len(server.peers) + server.accept()
+            squall.settle(0.02)
+            equal(len(server.peers) + server.accept(), connections, "connections after the removal")
 
 
 session.main()

@@ -158,6 +158,8 @@ struct Shared {
     record: Record,
     /// The task's timer is set: its run will find what is due by then.
     timed: bool,
+    /// It is set for the next tick, to replace connections.
+    replacing: bool,
     stopped: bool,
 }
 
@@ -264,6 +266,11 @@ impl Shared {
         }
     }
 
+    /// Returns how many wait for whom nothing is being connected.
+    fn demand(&self) -> u32 {
+        self.waiters.count().saturating_sub(self.connecting)
+    }
+
     /// Returns how many attempts are to be started now.
     fn wanted(&self) -> u32 {
         if self.stopped || self.backoff_left() > 0 {
@@ -272,10 +279,9 @@ impl Shared {
         // Also a server to which none are kept has to be tried, to know when it is back.
         let target = self.size.connections.max(u32::from(self.is_down()));
         let missing = target.saturating_sub(self.owned);
-        let demand = self.waiters.count().saturating_sub(self.connecting);
         let most = if self.is_down() { 1 } else { CONNECTING_MAX };
         let room = self.size.most.saturating_sub(self.owned);
-        cmp::max(missing, demand)
+        cmp::max(missing, self.demand())
             .min(room)
             .min(most.saturating_sub(self.connecting))
     }
@@ -311,6 +317,7 @@ impl Shared {
         let wait = (wait > 0).then_some(wait);
         let next = [wait, idle].into_iter().flatten().min();
         self.timed = next.is_some() && !self.stopped;
+        self.replacing = false;
         if let (Some(ms), true) = (next, self.timed) {
             pool.kick_after(ms);
         }
@@ -339,6 +346,7 @@ pub(crate) fn start(addr: SocketAddr, size: Size, tunnels: Arc<Tunnels>) -> Resu
             turns: None,
             record: Record::default(),
             timed: false,
+            replacing: false,
             stopped: false,
         }),
         tunnels,
@@ -465,10 +473,25 @@ impl Server {
     pub(crate) fn is_stopped(&self) -> bool {
         self.shared.lock().stopped
     }
+}
 
-    fn forget(&self) {
-        let mut shared = self.shared.lock();
-        shared.owned = shared.owned.saturating_sub(1);
+/// Notes that a connection is not the pool's any more; the pool makes another if it wants one.
+///
+/// That one is connected in the next tick, because an answer is on its way that should not wait for it. But who waits for a
+/// connection gets it at once, and so does a pool that lacks as many as one run connects.
+fn replace(pool: &ARef<Pool>) {
+    let mut shared = pool.shared.lock();
+    shared.owned = shared.owned.saturating_sub(1);
+    let wanted = shared.wanted();
+    if shared.demand() > 0 || wanted >= CONNECTS_PER_RUN {
+        drop(shared);
+        return pool.kick();
+    }
+    if wanted > 0 && !shared.replacing {
+        // Once only: else each connection that goes would put it off again.
+        shared.replacing = true;
+        shared.timed = true;
+        pool.kick_after(PACE_MS);
     }
 }
 
@@ -544,9 +567,8 @@ fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>, used: bool) {
             },
         }
     }
-    pool.forget();
     // Who has asked meanwhile saw no room for another one.
-    pool.kick();
+    replace(pool);
     conn.post(GONE);
 }
 
@@ -724,6 +746,7 @@ impl Run for Server {
         }
         let mut shared = pool.shared.lock();
         shared.timed = true;
+        shared.replacing = true;
         pool.kick_after(PACE_MS);
     }
 }

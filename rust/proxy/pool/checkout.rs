@@ -10,6 +10,7 @@ use super::{
         GONE, //
     },
     hand_out,
+    replace,
     Pool, //
 };
 use crate::net::stats::{
@@ -58,16 +59,14 @@ impl Checkout {
 
     /// Keeps the connection for a tunnel: the pool makes another if it wants one.
     pub(crate) fn into_tunnel(mut self) -> Option<ARef<Conn>> {
-        self.pool.forget();
-        self.pool.kick();
+        replace(&self.pool);
         self.conn.take()
     }
 
     /// Keeps the connection for the client connection that used it, until that has another request. Meanwhile it does not
     /// count as one of the pool's: who keeps it takes no place away from others.
     pub(crate) fn into_own(mut self) -> Own {
-        self.pool.forget();
-        self.pool.kick();
+        replace(&self.pool);
         stats::inc(Counter::Kept);
         Own {
             conn: self.conn.take(),
@@ -84,8 +83,7 @@ impl Checkout {
 impl Drop for Checkout {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.forget();
-            self.pool.kick();
+            replace(&self.pool);
             conn.post(GONE);
         }
     }
