@@ -289,6 +289,7 @@ bool squall_sk_is_blocked(const struct sock *sk);
 bool squall_sk_writeable(struct sock *sk);
 bool squall_sk_write_queue_empty(const struct sock *sk);
 u32 squall_sk_acked(const struct sock *sk);
+void squall_sk_delay_ack(struct sock *sk);
 void squall_sk_wait_space(struct sock *sk);
 void squall_sk_leave_space(struct sock *sk);
 void squall_sk_clear_urgent(struct sock *sk);

@@ -7,6 +7,7 @@ import hashlib
 import os
 import queue
 import socket
+import struct
 import threading
 import time
 
@@ -292,6 +293,39 @@ def scattered_frames():
         client.send_overlapping(frame * (total // len(frame)))
         equal(frames.get(timeout=ktap.seconds(30)), frame * (total // len(frame)), "what the server got")
         equal(squall.module_stats()["frames"] - before, total // len(frame), "frames counted")
+
+
+def unacked(client):
+    """Segments that the peer's TCP has not acknowledged: `tcpi_unacked`."""
+    return struct.unpack_from("I", client.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 24)[0]
+
+
+@case("a request is acknowledged by its answer, or late if there is none; one that is not all that was sent, at once")
+def acknowledged_by_the_answer():
+    rounds = 10
+    whole = (wire.request(), ws.offer(), wire.request(method="DELETE"))
+    # The rest of a body or of another head is still to come, and a client with Nagle's algorithm waits to send it.
+    parts = (wire.request(method="POST", fields=["Content-Length: 9"]), wire.request() + b"GET", wire.request()[:-2])
+
+    def serve(peer, _number):
+        peer.read_head()
+        go_on.wait(ktap.seconds(20))
+        peer.send(wire.response(b"answer"))
+
+    for sent, wanted in [(data, True) for data in whole] + [(data, False) for data in parts]:
+        go_on = threading.Event()
+        with wire.RawServer(serve) as server, squall.Listener(server, connections=rounds) as web, contextlib.ExitStack() as stack:
+            late = 0
+            for _ in range(rounds):
+                client = stack.enter_context(web.connect())
+                # Softirq has read it when this returns.
+                client.send(sent)
+                late += unacked(client)
+                until(lambda client=client: unacked(client) == 0, 5, "the acknowledgement of a request without an answer")
+            go_on.set()
+        ktap.note(f"{late} of {rounds} were not acknowledged at once: {sent[:6].decode()}, {wanted}")
+        # Who is interrupted sees later what there was.
+        check((late > rounds / 2) == wanted, f"{late} of {rounds} were not acknowledged at once: {sent!r}")
 
 
 session.main()

@@ -92,6 +92,14 @@ impl<S: Session> Io<'_, S> {
         rx::skip(self.conn.sk, count);
     }
 
+    /// Has what is consumed next acknowledged along with the answer to it: by a segment of its own only if there is none within
+    /// TCP's time for that, some 40 ms. Not for a peer that has more to send before it expects an answer: it may wait for the
+    /// acknowledgement, as RFC 896 (Nagle) has it.
+    pub(crate) fn acknowledge_by_answer(&mut self) {
+        // SAFETY: `Io` exists while the lock is held.
+        unsafe { bindings::squall_sk_delay_ack(self.conn.sk.as_ptr()) };
+    }
+
     /// Moves up to `max` received bytes to another connection, past who looks; see [`Spliced`].
     pub(crate) fn splice<W: Watch>(&mut self, to: &Conn<S>, max: u64, watch: &mut W) -> Spliced {
         self.splice_behind(0, to, max, watch)

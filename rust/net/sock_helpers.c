@@ -622,6 +622,15 @@ void squall_sk_leave_space(struct sock *sk)
 		clear_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
 }
 
+/*
+ * Has the ACK go with the answer, or be late as TCP's own delayed ones are: see
+ * tcp_cleanup_rbuf() and tcp_in_quickack_mode().
+ */
+void squall_sk_delay_ack(struct sock *sk)
+{
+	inet_csk_enter_pingpong_mode(sk);
+}
+
 /* One MSG_OOB byte would stop tcp_read_sock() for ever. */
 void squall_sk_clear_urgent(struct sock *sk)
 {

@@ -436,6 +436,9 @@ impl Downstream {
         stats::inc(Counter::Requests);
         checkout.pool().count_request();
         if let Some(reading) = self.reading.take() {
+            if whole && io.unread() == reading.len() {
+                io.acknowledge_by_answer();
+            }
             io.consume(reading.len());
             Reading::end(reading);
         }
