@@ -76,23 +76,23 @@ impl<S: Session> Conn<S> {
         super::count_context();
         // SAFETY: `sk` is alive by the invariant; softirq, and no other socket's lock is held.
         unsafe { bindings::squall_bh_lock_sock(self.sk.as_ptr()) };
+        let mut remains = None;
         // SAFETY: The lock is held, and no process has the socket if it is not owned.
-        let session = if unsafe { bindings::squall_sock_owned(self.sk.as_ptr()) } {
+        if unsafe { bindings::squall_sock_owned(self.sk.as_ptr()) } {
             stats::inc(Counter::EntriesOwned);
             self.put_off(events);
-            None
         } else {
             self.account.enter();
             // SAFETY: The lock is held and the socket not owned, so nobody else is in here; what TCP calls from inside our
             // own calls finds the mark.
-            let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events, false);
+            let locked = unsafe { &mut *self.locked.get() };
+            self.serve_locked(locked, events, false, &mut remains);
             self.account.exit();
-            remains
-        };
+        }
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
         // What the session refers to goes without the lock.
-        drop(session);
+        drop(remains);
     }
 
     /// Has the connection served with `events`: at once if its lock is free, else soon. Softirq, no lock held.
@@ -112,7 +112,9 @@ impl<S: Session> Conn<S> {
         self.account.enter();
         // SAFETY: The lock is held and the socket not owned, so nobody else is in here: a callback of
         // this socket that is under way would have the lock, and one that begins finds the mark.
-        let remains = self.serve_locked(unsafe { &mut *self.locked.get() }, events, pushed);
+        let locked = unsafe { &mut *self.locked.get() };
+        let mut remains = None;
+        self.serve_locked(locked, events, pushed, &mut remains);
         self.account.exit();
         // SAFETY: Taken above.
         unsafe { bindings::squall_bh_unlock_sock(self.sk.as_ptr()) };
@@ -125,7 +127,8 @@ impl<S: Session> Conn<S> {
         self.start_timer(Moment::now().after_ticks(1));
     }
 
-    /// Does what `events` ask for; returns the session if the connection is gone afterwards.
+    /// Does what `events` ask for; the session is among what `remains` if the connection is gone afterwards. The caller
+    /// drops that after unlocking.
     ///
     /// `pushed` from inside a hook of another connection: then hooks that are called here push to none.
     fn serve_locked(
@@ -133,9 +136,10 @@ impl<S: Session> Conn<S> {
         locked: &mut Locked<S>,
         events: Events,
         pushed: bool,
-    ) -> Option<Remains<S>> {
+        remains: &mut Option<Remains<S>>,
+    ) {
         if locked.control.gone {
-            return None;
+            return;
         }
         if events & EV_ABORT != 0 {
             match self.may_leave(&locked.control) {
@@ -186,9 +190,8 @@ impl<S: Session> Conn<S> {
             }
             self.timer_fired(locked, pushed);
         }
-        let remains = self.settle(locked, pushed);
+        self.settle(locked, pushed, remains);
         self.settle_account(locked);
-        remains
     }
 
     /// Calls a hook unless the session is over.
@@ -329,19 +332,22 @@ impl<S: Session> Conn<S> {
     }
 
     /// Sends what can be sent, and brings the connection to its end if that has come.
-    fn settle(&self, locked: &mut Locked<S>, pushed: bool) -> Option<Remains<S>> {
+    fn settle(&self, locked: &mut Locked<S>, pushed: bool, remains: &mut Option<Remains<S>>) {
         let sk = self.sk.as_ptr();
         let mut closed = self.state() == bindings::SQUALL_TCP_CLOSE;
         if !locked.control.connecting && !locked.control.reset {
             match closed {
                 true => self.note_closed(locked, pushed),
-                false if locked.control.fin == Fin::Left => return Some(self.leave(locked)),
+                false if locked.control.fin == Fin::Left => {
+                    *remains = Some(self.leave(locked));
+                    return;
+                }
                 false => self.flush(&mut locked.control),
             }
         }
         if locked.control.reset && !closed {
             if !self.control_segment(&mut locked.control, true) {
-                return None;
+                return;
             }
             stats::inc(Counter::Resets);
             // SAFETY: The lock is held and the socket not owned.
@@ -354,21 +360,22 @@ impl<S: Session> Conn<S> {
         if closed {
             self.note_error(&mut locked.control);
             if self.is_unread(&locked.control) {
-                return None;
+                return;
             }
             let error = locked.control.error;
             self.inbox.lock().queue.close();
             self.call(locked, pushed, |session, io| {
                 (io.control.hooks.closed)(session, io, error)
             });
-            return Some(self.destroy(locked));
+            *remains = Some(self.destroy(locked));
+            return;
         }
         if locked.control.released {
             self.throw_away(&mut locked.control);
             let rest = locked.session.rest();
-            return Some(Remains::session(mem::replace(&mut locked.session, rest)));
+            let session = mem::replace(&mut locked.session, rest);
+            *remains = Some(Remains::session(session));
         }
-        None
     }
 
     /// Sends from the queue, and the FIN behind it, on a connection that TCP has not closed.
