@@ -41,10 +41,6 @@ static const u32 SQUALL_TCP_SYN_RECV = TCP_SYN_RECV;
 static const u32 SQUALL_TCP_CLOSE = TCP_CLOSE;
 static const u32 SQUALL_TCP_FIN_WAIT2 = TCP_FIN_WAIT2;
 static const u32 SQUALL_TCP_LISTEN = TCP_LISTEN;
-static const u32 SQUALL_SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL |
-				     MSG_SPLICE_PAGES;
-static const u32 SQUALL_MSG_MORE = MSG_MORE;
-static const u32 SQUALL_ITER_SOURCE = ITER_SOURCE;
 
 /*
  * Number of counters kept per CPU: those that rust/net/stats.rs names, and two
@@ -284,7 +280,8 @@ void squall_sk_keepalive(struct sock *sk, u32 ms);
 void squall_sk_peer(const struct sock *sk, u8 *addr, u16 *port);
 int squall_sk_state(const struct sock *sk);
 int squall_sk_error(struct sock *sk);
-bool squall_sk_can_send(struct sock *sk);
+int squall_sk_send(struct sock *sk, const struct bio_vec *pieces, u32 count,
+		   u32 bytes, bool more);
 bool squall_sk_is_blocked(const struct sock *sk);
 bool squall_sk_writeable(struct sock *sk);
 bool squall_sk_write_queue_empty(const struct sock *sk);
@@ -306,6 +303,8 @@ struct net *squall_init_net(void);
 /* Pages and fragments. */
 bool squall_skb_piece(struct sk_buff *skb, u32 offset,
 		      struct squall_piece *piece);
+u32 squall_skb_pieces(struct sk_buff *skb, u32 offset, u32 want, u32 least,
+		      struct bio_vec *pieces, u32 max, u32 *bytes);
 void squall_get_page(struct page *page);
 void squall_put_page(struct page *page);
 void *squall_frag_alloc(u32 size, struct page **page, u32 *offset);

@@ -4,8 +4,10 @@
 
 import mmap
 import os
+import queue
+import socket
 
-from lib import session, squall, wire
+from lib import session, squall, wire, ws
 from lib.ktap import case, equal
 
 CONTENT = os.urandom(100_000)
@@ -113,6 +115,51 @@ def messages():
                         head, body = client.read_response()
                     equal((head.status, head.get("X-Turn")), (200, str(turn)), "response")
                     equal(body == CONTENT, True, "the body of the response")
+
+
+# Sizes of pieces that come in one skb, and how many of their bytes are copied when splice_min is 1024.
+PIECES = [
+    ((8192,), 0),
+    ((10, 8192), 0),
+    ((8192, 10), 0),
+    ((4096, 10, 4096, 10, 10), 0),
+    ((1023,), 1023),
+    ((10, 1500), 10),
+    ((10, 2038), 0),
+    ((1500, 10, 10), 20),
+    ((10,) * 12, 120),
+    ((10,) * 12 + (4000,) * 4, 110),
+]
+
+
+@case("pieces are handed on by reference if they are splice_min on average, and copied if not, and arrive whole")
+def averages():
+    rows, total = queue.SimpleQueue(), sum(sum(sizes) for sizes, _ in PIECES)
+
+    def serve(peer, _number):
+        peer.send(ws.frame(bytes(total))[:-total])
+        while sizes := rows.get():
+            # Until it is taken out the cork keeps all of it in one skb.
+            peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+            for number, size in enumerate(sizes):
+                # Pages that do not follow each other, so that each piece stays one.
+                assert os.sendfile(peer.sock.fileno(), file.fd, number % 8 * 12288 + 5, size) == size
+            peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    with squall.sysctl(splice_min=1024), File(CONTENT) as file:
+        with ws.tunnel_server(serve) as server, squall.Listener(server) as web, ws.open_tunnel(web) as client:
+            client.read(len(ws.frame(bytes(total))) - total)
+            for sizes, copied in PIECES:
+                squall.settle()
+                before = squall.module_stats()
+                rows.put(sizes)
+                got = client.read(sum(sizes))
+                now = squall.module_stats()
+                want = b"".join(CONTENT[number % 8 * 12288 + 5 :][:size] for number, size in enumerate(sizes))
+                equal(got == want, True, f"what came of {sizes}")
+                grown = tuple(now[name] - before[name] for name in ("copied_bytes", "spliced_bytes"))
+                equal(grown, (copied, sum(sizes) - copied), f"bytes copied and referred to, {sizes}")
+            rows.put(None)
 
 
 session.main()

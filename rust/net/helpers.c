@@ -407,6 +407,34 @@ bool squall_skb_piece(struct sk_buff *skb, u32 offset,
 	return false;
 }
 
+/*
+ * Fills @pieces with up to @max pieces of @skb that follow each other from
+ * @offset on, up to @want bytes, as far as references to their pages may be
+ * taken.  Each has @least bytes, or as many as that on average with those
+ * before it, so that what the pages pin stays in proportion; the first one with
+ * the one behind it.  Returns how many there are, and in @bytes what they have.
+ */
+u32 squall_skb_pieces(struct sk_buff *skb, u32 offset, u32 want, u32 least,
+		      struct bio_vec *pieces, u32 max, u32 *bytes)
+{
+	u32 count = 0, sum = 0;
+
+	while (count < max && sum < want) {
+		struct squall_piece piece;
+		u32 take;
+
+		if (!squall_skb_piece(skb, offset + sum, &piece) || !piece.page)
+			break;
+		take = min(piece.len, want - sum);
+		if (count > 0 && sum + take < least * (count + 1))
+			break;
+		bvec_set_page(&pieces[count++], piece.page, take, piece.offset);
+		sum += take;
+	}
+	*bytes = sum;
+	return sum < least ? 0 : count;
+}
+
 void squall_get_page(struct page *page)
 {
 	get_page(page);
@@ -438,8 +466,8 @@ static bool page_renew(struct squall_page *p)
 }
 
 /*
- * BH only: memory from this CPU's pages, which may be sent with
- * MSG_SPLICE_PAGES as kmalloc() memory may not.  The reference is to the page.
+ * BH only: memory from this CPU's pages, which may be sent by reference as
+ * kmalloc() memory may not.  The reference is to the page.
  * Not aligned, as napi_alloc_frag()'s is: TCP joins pieces that follow each
  * other in the page, so that tiny ones do not take an skb's fragment each.
  */

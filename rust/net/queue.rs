@@ -2,7 +2,7 @@
 
 //! Bytes on their way out: references to pages, in order.
 //!
-//! Everything that is queued can be handed to TCP by reference (`MSG_SPLICE_PAGES`), so the memory is
+//! Everything that is queued can be handed to TCP by reference (send.c), so the memory is
 //! page fragments and never `kmalloc()`. Small pieces are copied into fragments, large ones keep the
 //! page they arrived in. An empty queue owns no memory.
 

@@ -26,6 +26,7 @@ use super::{
 };
 use core::{
     ffi::c_int,
+    mem::MaybeUninit,
     ptr::NonNull, //
 };
 
@@ -206,43 +207,100 @@ fn piece(skb: NonNull<bindings::sk_buff>, offset: u32) -> Option<bindings::squal
     (found && piece.len > 0).then_some(piece)
 }
 
+/// Pieces of an skb that are sent in one call, at most.
+const BATCH: usize = 8;
+
 impl<S: Session, W: Watch> Splice<'_, S, W> {
     /// Hands up to `want` bytes of `skb` from `offset` on to the receiver's TCP; returns how many it took.
     fn send(&mut self, skb: NonNull<bindings::sk_buff>, offset: u32, want: u32) -> u32 {
         let mut done = 0;
-        let Some(direct) = &mut self.direct else {
-            return 0;
-        };
         while done < want {
-            let Some(piece) = piece(skb, offset.wrapping_add(done)) else {
-                self.stop = Stop::Unreadable;
-                break;
+            let (at, left) = (offset.wrapping_add(done), want - done);
+            // Bytes that there are from there on, to be sent now or behind these.
+            let all = self.left.min(self.unread).saturating_sub(u64::from(done));
+            let by_reference = match left < self.splice_min {
+                true => None,
+                false => self.send_pages(skb, at, left, all),
             };
-            let take = piece.len.min(want - done);
-            let behind = u64::from(done) + u64::from(take);
-            let more = behind < self.left.min(self.unread);
-            let sent = match NonNull::new(piece.page) {
-                Some(page) if take >= self.splice_min => {
-                    // SAFETY: The helper vouches for the page.
-                    let sent = unsafe { direct.send_page(page, piece.offset, take, more) };
-                    self.by_reference += u64::from(sent);
-                    sent
-                }
-                _ => {
-                    // SAFETY: The helper returned `piece.len >= take` readable bytes, which no one
-                    // frees while the lock is held.
-                    let sent = unsafe { direct.send_copy(piece.data.cast(), take, more) };
-                    self.copied += u64::from(sent);
-                    sent
-                }
-            };
+            let sent = by_reference.unwrap_or_else(|| self.send_copy(skb, at, left, all));
             if sent == 0 {
                 break;
             }
-            show(self.watch, &piece, sent);
             done += sent;
         }
         done
+    }
+
+    /// Hands the first piece of `skb` at `offset`, as far as it is wanted, to the receiver's TCP as a copy; returns how many
+    /// bytes it took. `all`: how many bytes there are from there on.
+    fn send_copy(
+        &mut self,
+        skb: NonNull<bindings::sk_buff>,
+        offset: u32,
+        want: u32,
+        all: u64,
+    ) -> u32 {
+        let Some(direct) = &mut self.direct else {
+            return 0;
+        };
+        let Some(piece) = piece(skb, offset) else {
+            self.stop = Stop::Unreadable;
+            return 0;
+        };
+        let take = piece.len.min(want);
+        // SAFETY: The helper returned `piece.len >= take` readable bytes, which no one frees while the lock is held.
+        let sent = unsafe { direct.send_copy(piece.data.cast(), take, u64::from(take) < all) };
+        self.copied += u64::from(sent);
+        if sent > 0 {
+            show(self.watch, &piece, sent);
+        }
+        sent
+    }
+
+    /// Hands pieces of `skb` from `offset` on, up to `want` bytes, to the receiver's TCP by reference; returns how many it
+    /// took, and nothing if the first piece has to be copied. `all`: as for `send_copy()`.
+    #[inline(never)] // Small messages need no room for the pieces.
+    fn send_pages(
+        &mut self,
+        skb: NonNull<bindings::sk_buff>,
+        offset: u32,
+        want: u32,
+        all: u64,
+    ) -> Option<u32> {
+        let direct = self.direct.as_mut()?;
+        let mut room = [const { MaybeUninit::<bindings::bio_vec>::uninit() }; BATCH];
+        let mut bytes = 0;
+        // SAFETY: The skb is in a receive queue, whose lock is held, and there is room for so many pieces.
+        let count = unsafe {
+            bindings::squall_skb_pieces(
+                skb.as_ptr(),
+                offset,
+                want,
+                self.splice_min,
+                room.as_mut_ptr().cast(),
+                BATCH as u32,
+                &mut bytes,
+            )
+        };
+        if count == 0 {
+            return None;
+        }
+        // SAFETY: The helper has written so many, no more than there is room for.
+        let pieces = unsafe { core::slice::from_raw_parts(room.as_ptr().cast(), count as usize) };
+        // SAFETY: The helper vouches for the pages, which the skb keeps.
+        let sent = unsafe { direct.send_pages(pieces, bytes, u64::from(bytes) < all) };
+        self.by_reference += u64::from(sent);
+        let mut seen = 0;
+        for vector in pieces {
+            let now = vector.bv_len.min(sent - seen);
+            if !self.watch.pass(now) {
+                // It was found a moment ago.
+                let piece = piece(skb, offset.wrapping_add(seen));
+                piece.inspect(|piece| look_at(self.watch, piece, now));
+            }
+            seen += now;
+        }
+        Some(sent)
     }
 
     /// Queues the bytes of `skb` from `done` to `want`, counted from `offset`; returns how far it came.
@@ -319,9 +377,13 @@ const GLANCE: usize = 64;
 
 /// Shows the first `count` bytes of a piece.
 fn show<W: Watch>(watch: &mut W, piece: &bindings::squall_piece, count: u32) {
-    if watch.pass(count) {
-        return;
+    if !watch.pass(count) {
+        look_at(watch, piece, count);
     }
+}
+
+/// Has the first `count` bytes of a piece looked at.
+fn look_at<W: Watch>(watch: &mut W, piece: &bindings::squall_piece, count: u32) {
     let (data, mut left) = (piece.data.cast::<u8>(), count as usize);
     if !piece.shared {
         // SAFETY: The helper returned `piece.len >= count` readable bytes, which no one frees while the
@@ -382,8 +444,13 @@ pub(super) fn splice<S: Session, W: Watch>(
     spliced.queued = pass.queued;
     if spliced.bytes > 0 {
         stats::add(Counter::RxBytes, spliced.bytes);
-        stats::add(Counter::SplicedBytes, pass.by_reference);
-        stats::add(Counter::CopiedBytes, pass.copied);
+        // Mostly it is one of them.
+        if pass.by_reference > 0 {
+            stats::add(Counter::SplicedBytes, pass.by_reference);
+        }
+        if pass.copied > 0 {
+            stats::add(Counter::CopiedBytes, pass.copied);
+        }
     }
     if pass.stop == Stop::Full {
         stats::inc(Counter::Paused);

@@ -574,11 +574,6 @@ int squall_sk_error(struct sock *sk)
 	return sock_error(sk);
 }
 
-bool squall_sk_can_send(struct sock *sk)
-{
-	return sk_stream_memory_free(sk);
-}
-
 /*
  * TCP has something that it cannot send before the peer acknowledges or makes
  * room, so it keeps what it is given; who waits for space is called then.

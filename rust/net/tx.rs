@@ -26,10 +26,7 @@ use super::{
     },
     sysctl, //
 };
-use core::{
-    mem::MaybeUninit,
-    ptr::NonNull, //
-};
+use core::mem::MaybeUninit;
 use kernel::error::code::EAGAIN;
 
 /// Pieces handed to TCP in one call: as many as an skb has frags.
@@ -145,26 +142,11 @@ unsafe fn send<S: Session>(
     more: bool,
 ) -> Result<usize, Unsent> {
     let sk = conn.sk.as_ptr();
-    let mut msg = bindings::msghdr {
-        msg_flags: bindings::SQUALL_SEND_FLAGS | if more { bindings::SQUALL_MSG_MORE } else { 0 },
-        ..Default::default()
-    };
-    // SAFETY: The caller holds the lock. The iterator lives as long as `pieces`. A wake-up cannot be
-    // missed: what frees the space needs the lock too.
-    let sent = unsafe {
-        if !bindings::squall_sk_can_send(sk) {
-            bindings::squall_sk_wait_space(sk);
-            return Err(Unsent::Space);
-        }
-        bindings::iov_iter_bvec(
-            &mut msg.msg_iter,
-            bindings::SQUALL_ITER_SOURCE,
-            pieces.as_ptr(),
-            pieces.len(),
-            bytes,
-        );
-        bindings::tcp_sendmsg_locked(sk, &mut msg, bytes)
-    };
+    // Sixteen pieces at most, of which none is larger than a page may be.
+    let (count, len) = (pieces.len() as u32, bytes as u32);
+    // SAFETY: The caller promises all that is asked for. A wake-up cannot be missed: what frees the space needs the
+    // lock too.
+    let sent = unsafe { bindings::squall_sk_send(sk, pieces.as_ptr(), count, len, more) };
     if sent >= 0 {
         return Ok((sent as usize).min(bytes));
     }
@@ -218,25 +200,19 @@ impl<'a, S: Session> Direct<'a, S> {
         is_clear.then_some(direct)
     }
 
-    /// Sends `len` bytes of `page`; returns how many TCP took. `more`: others follow at once.
+    /// Sends `pieces`, `bytes` in all; returns how many TCP took. `more`: others follow at once.
     ///
     /// # Safety
     ///
-    /// The page is alive, may be sent (`sendpage_ok()`), and holds these bytes.
-    pub(super) unsafe fn send_page(
+    /// Each of the pieces is a range of a page that is alive and may be sent (`sendpage_ok()`).
+    pub(super) unsafe fn send_pages(
         &mut self,
-        page: NonNull<bindings::page>,
-        offset: u32,
-        len: u32,
+        pieces: &[bindings::bio_vec],
+        bytes: u32,
         more: bool,
     ) -> u32 {
-        let piece = bindings::bio_vec {
-            bv_page: page.as_ptr(),
-            bv_offset: offset,
-            bv_len: len,
-        };
         // SAFETY: By the invariant, and the caller's promise.
-        let sent = unsafe { send(self.conn, &[piece], len as usize, more) };
+        let sent = unsafe { send(self.conn, pieces, bytes as usize, more) };
         // What did not go is queued, and the flush of that finds out why; but what ended a connection TCP tells once.
         let sent = sent.unwrap_or_else(|unsent| {
             if let (Unsent::Dead(error), 0) = (unsent, self.control.error) {
@@ -265,7 +241,12 @@ impl<'a, S: Session> Direct<'a, S> {
         // which is ours alone, may be sent, and lives until TCP has a reference of its own.
         unsafe {
             core::ptr::copy_nonoverlapping(from, fragment.at.as_ptr(), now as usize);
-            self.send_page(fragment.page, fragment.offset, now, more || now < len)
+            let piece = bindings::bio_vec {
+                bv_page: fragment.page.as_ptr(),
+                bv_offset: fragment.offset,
+                bv_len: now,
+            };
+            self.send_pages(&[piece], now, more || now < len)
         }
     }
 }
