@@ -238,35 +238,33 @@ impl<S: Session> Conn<S> {
         addr::peer(self.sk).ip()
     }
 
-    /// Says whether TCP's word that there is space was waited for, or that everything is acknowledged, or the account has
-    /// become too large by what was acknowledged. Called by TCP, which holds the lock in one of its forms.
-    pub(super) fn wants_space(&self) -> bool {
-        let counted = self.account.steps();
+    /// Says what TCP's word that there is space means. Called by TCP, which holds the lock in one of its forms.
+    pub(super) fn space(&self) -> Space {
         let sk = self.sk.as_ptr();
-        if steps(self.unacknowledged()) < counted {
-            return true;
-        }
-        let word = self.account.word.load(Relaxed);
+        let (word, counted) = (self.account.word.load(Relaxed), self.account.steps());
         // SAFETY: The caller's promise.
         if word & ENDING != 0 && unsafe { bindings::squall_sk_write_queue_empty(sk) } {
-            return true;
-        }
-        if word & WAITING == 0 {
-            if counted == 0 && word & ENDING == 0 {
-                // SAFETY: The caller's promise.
-                unsafe { bindings::squall_sk_leave_space(sk) };
-            }
-            return false;
+            return Space::Wanted;
         }
         // SAFETY: The caller's promise.
-        unsafe { bindings::squall_sk_writeable(sk) }
+        if word & WAITING != 0 && unsafe { bindings::squall_sk_writeable(sk) } {
+            return Space::Wanted;
+        }
+        if steps(self.unacknowledged()) < counted {
+            return Space::Counts;
+        }
+        if counted == 0 && word & (ENDING | WAITING) == 0 {
+            // SAFETY: The caller's promise.
+            unsafe { bindings::squall_sk_leave_space(sk) };
+        }
+        Space::Nothing
     }
 
-    /// Has the account settled soon if what is unacknowledged has changed by a step.
+    /// Settles the account if what is unacknowledged has changed by a step.
     #[inline]
-    pub(super) fn settle_sent(&self) {
+    pub(super) fn settle_sent(&self, locked: &mut Locked<S>) {
         if steps(self.unacknowledged()) != self.account.steps() {
-            self.post(EV_TX);
+            self.settle_anew(locked);
         }
     }
 
@@ -422,6 +420,17 @@ impl<S: Session> Conn<S> {
         // SAFETY: The function takes no lock but that of a run list, and `pass` is what it says.
         unsafe { bindings::squall_registry_rotate(Some(Self::visit), pass, count) };
     }
+}
+
+/// What it means for a connection that TCP has space.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Space {
+    /// Nothing.
+    Nothing,
+    /// The account has become too large, by what was acknowledged.
+    Counts,
+    /// It was waited for, or for everything to be acknowledged.
+    Wanted,
 }
 
 /// How the memory of a tunnel's two connections is bounded.

@@ -30,6 +30,7 @@ use super::{
         RESUME, //
     },
     lock::BhGuard,
+    memory::Space,
     queue::OutQueue,
     rx,
     stats::{
@@ -611,10 +612,21 @@ impl<S: Session> Conn<S> {
     /// Called by TCP for a socket with the callbacks of this file.
     pub(super) unsafe extern "C" fn write_space_callback(sk: *mut bindings::sock) {
         // SAFETY: TCP calls.
-        if let Some(conn) = unsafe { Self::of(sk) } {
-            if conn.wants_space() {
-                conn.post(EV_TX);
+        let Some(conn) = (unsafe { Self::of(sk) }) else {
+            return;
+        };
+        match conn.space() {
+            Space::Nothing => {}
+            // SAFETY: The socket is alive.
+            Space::Counts
+                if !conn.account.is_entered() && !unsafe { bindings::squall_sock_owned(sk) } =>
+            {
+                conn.account.enter();
+                // SAFETY: As in data_ready_callback().
+                conn.settle_account(unsafe { &mut *conn.locked.get() });
+                conn.account.exit();
             }
+            Space::Counts | Space::Wanted => conn.post(EV_TX),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     bindings,
     conn::{
         Conn,
-        Control,
+        Locked,
         Session, //
     },
     events::RESUME,
@@ -164,10 +164,10 @@ unsafe fn send<S: Session>(
 ///
 /// # Invariants
 ///
-/// The lock of `conn` is held, its socket attached and not owned, and `control` its own.
+/// The lock of `conn` is held, its socket attached and not owned, and `locked` its own.
 pub(super) struct Direct<'a, S: Session> {
     conn: &'a Conn<S>,
-    control: &'a mut Control<S>,
+    locked: &'a mut Locked<S>,
     softirq: Softirq<'a>,
     sent: usize,
 }
@@ -185,17 +185,17 @@ impl<'a, S: Session> Direct<'a, S> {
         conn.account.enter();
         // SAFETY: The lock is held and the socket not owned, so nobody else is in here; what TCP calls from inside our own
         // calls finds the mark.
-        let control = unsafe { &mut (*conn.locked.get()).control };
+        let locked = unsafe { &mut *conn.locked.get() };
         // INVARIANT: From here on dropping it unlocks.
         let direct = Direct {
             conn,
-            control,
+            locked,
             softirq,
             sent: 0,
         };
         let inbox = conn.inbox.lock();
         let is_clear =
-            inbox.queue.is_empty() && !inbox.queue.is_closed() && direct.control.may_send();
+            inbox.queue.is_empty() && !inbox.queue.is_closed() && direct.locked.control.may_send();
         drop(inbox);
         is_clear.then_some(direct)
     }
@@ -215,8 +215,9 @@ impl<'a, S: Session> Direct<'a, S> {
         let sent = unsafe { send(self.conn, pieces, bytes as usize, more) };
         // What did not go is queued, and the flush of that finds out why; but what ended a connection TCP tells once.
         let sent = sent.unwrap_or_else(|unsent| {
-            if let (Unsent::Dead(error), 0) = (unsent, self.control.error) {
-                self.control.error = error;
+            let control = &mut self.locked.control;
+            if let (Unsent::Dead(error), 0) = (unsent, control.error) {
+                control.error = error;
             }
             0
         });
@@ -254,9 +255,9 @@ impl<'a, S: Session> Direct<'a, S> {
 impl<S: Session> Drop for Direct<'_, S> {
     fn drop(&mut self) {
         if self.sent > 0 {
-            self.control.sent_now();
+            self.locked.control.sent_now();
             stats::add(Counter::TxBytes, self.sent as u64);
-            self.conn.settle_sent();
+            self.conn.settle_sent(self.locked);
         }
         self.conn.account.exit();
         // SAFETY: By the invariant.
