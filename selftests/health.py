@@ -152,7 +152,8 @@ def client_left():
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
         peer.read_rest()
 
-    with wire.RawServer(stream) as server, squall.Listener(server) as web:
+    paused = squall.sysctl(backoff_min_ms=20_000, backoff_max_ms=20_000)
+    with paused, wire.RawServer(stream) as server, squall.Listener(server) as web:
         squall.write(f"{web.server_directory()}/fails_max", 1)
         squall.write(f"{web.directory}/{squall.ROUTE}/response_timeout_ms", 400 * ktap.PACE)
         for closes in (True, False):
@@ -292,7 +293,7 @@ def none_kept():
 
 def checked(count, **attributes):
     """A route whose servers are checked often."""
-    quick = {"health_interval_ms": 100, "health_timeout_ms": 300 * ktap.PACE, "health_path": "/health"}
+    quick = {"health_interval_ms": 100, "health_timeout_ms": 1000 * ktap.PACE, "health_path": "/health"}
     return route(count, **(quick | attributes))
 
 

@@ -356,7 +356,7 @@ def lazy():
 
 @case("WebSocket clients are told 1001, or 1012 if that is wanted, spread evenly over drain_ms", limit=60)
 def spread():
-    count, over, app = 20, ms(1000), peers.shared(peers.python_app)
+    count, over, app = 20, ms(3000), peers.shared(peers.python_app)
     for restart, code in ((0, GOING_AWAY), (1, RESTART)):
         with squall.sysctl(drain_ms=over, drain_restart=restart), squall.Listener(app) as web:
             clients = [connect(web.url("/echo", scheme="ws")) for _ in range(count)]

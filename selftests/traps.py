@@ -532,7 +532,7 @@ def linear():
             check(squall.module_stats()["copied_bytes"] - before > 500_000, "nothing was copied")
 
 
-@case("tiny segments do not pin more memory than large ones", limit=60)
+@case("tiny segments do not pin more memory than large ones", limit=240)
 def tiny_segments_pin_little():
     hold = threading.Event()
     with ws.tunnel_server(lambda _peer, _number: hold.wait(), rcvbuf=8192) as server, squall.Listener(server) as web:

@@ -23,6 +23,9 @@ BENIGN = [
 ]
 
 START = "squall: the command starts"
+# An emulated machine may die while it boots: QEMU lets a processor see an instruction that the other one is in the middle of
+# rewriting ("Oops: int3"). Nothing of the run has happened by then.
+BOOTS = 3
 CONSOLE_TAIL = 60  # lines shown of a guest that died
 WARNING = 4  # numeric level; smaller is worse
 SHOWN = 200  # lines shown of a log that fails the run
@@ -138,6 +141,17 @@ def run_guest(args):
     return ended
 
 
+def run_booted(args):
+    """As run_guest(), but starts the machine again when it has died before the command began."""
+    for _ in range(BOOTS - 1):
+        ended = run_guest(args)
+        if not ended or read(f"{args.run}/control") or START in read(f"{args.run}/console.log"):
+            return ended
+        complain("the guest died while it booted, and is started again; the end of its console:")
+        show_console(args)
+    return run_guest(args)
+
+
 def read(path):
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -170,7 +184,7 @@ def show_console(args):
 
 def main():
     args = parse_arguments()
-    ended = run_guest(args)
+    ended = run_booted(args)
     control = read(f"{args.run}/control")
     report = re.match(r"status (\d+)\n(.*?)(?:--- kmemleak\n(.*))?\Z", control, re.DOTALL)
     if not report:
