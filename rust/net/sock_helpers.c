@@ -672,8 +672,14 @@ bool squall_sk_fin_received(const struct sock *sk)
 static struct sk_buff *skb_at(struct sock *sk, u32 offset, u32 *at)
 {
 	u32 seq = tcp_sk(sk)->copied_seq + offset;
-	struct sk_buff *skb, *found = NULL;
+	struct sk_buff *skb = skb_peek(&sk->sk_receive_queue), *found = NULL;
 
+	/* Mostly there is one. */
+	if (!skb)
+		return NULL;
+	*at = seq - TCP_SKB_CB(skb)->seq;
+	if (likely(*at < skb->len))
+		return skb;
 	if (offset <= tcp_inq(sk) / 2) {
 		skb_queue_walk(&sk->sk_receive_queue, skb) {
 			*at = seq - TCP_SKB_CB(skb)->seq;

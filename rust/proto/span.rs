@@ -170,6 +170,7 @@ pub struct Pieces<'a, S: Source + ?Sized> {
 impl<'a, S: Source + ?Sized> Iterator for Pieces<'a, S> {
     type Item = &'a [u8];
 
+    #[inline] // Mostly there is one piece, and next to nothing to do for it.
     fn next(&mut self) -> Option<&'a [u8]> {
         if self.left == 0 {
             return None;
