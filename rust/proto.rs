@@ -2,9 +2,9 @@
 
 //! Pure protocol code: bytes in, decisions and bytes out.
 //!
-//! Uses `core` alone: no allocation, clock, randomness, logging or I/O. Received bytes stay where they
-//! are (in the kernel: in the socket's receive queue); a parser keeps offsets, as [`span::Span`]s, and
-//! looks the bytes up through [`span::Source`]. The way of a message is:
+//! Uses `core` alone: no allocation, clock, randomness, logging or I/O. Received bytes stay where they are (in the
+//! kernel: in the socket's receive queue); a parser keeps offsets, as [`span::Span`]s, and looks the bytes up through
+//! [`span::Source`]. A message passes through these steps:
 //!
 //! 1. [`h1::HeadParser`] turns the bytes of a head, whenever they arrive, into a [`head::Head`].
 //! 2. [`request::Request`] or [`response::Response`] decides, once, what the head means: framing,
@@ -13,11 +13,12 @@
 //! 4. [`h1::BodyDecoder`] tells content from framing without touching the content.
 //! 5. [`frame::Frames`] follows what is relayed after a switch to WebSocket.
 //!
-//! [`canonical`] and [`trie`] are for whoever compares hosts and paths with those of a request, [`sticky`] for whoever keeps
-//! requests together.
+//! [`canonical`] and [`trie`] compare the hosts and paths of routes with those of a request. [`sticky`] finds the value
+//! by which requests are kept together.
 //!
-//! A module may import only from those before it: `error`, `span`, `field`, `auth`, `head`, `sticky`, `message`,
-//! `connection`, `target`, `canonical`, `trie`, `ws`, `request`, `response`, `h1`, `frame`.
+//! A module imports from those before it: `error`, `span`, `field`, `auth`, `head`, `sticky`, `message`, `connection`,
+//! `target`, `canonical`, `trie`, `ws`, `request`, `response`, `h1`, `frame`. Two pairs go against this order: `head`
+//! also imports `message`, and `ws` also imports `response`.
 
 #![forbid(unsafe_code)]
 

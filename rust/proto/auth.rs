@@ -2,8 +2,9 @@
 
 //! Authentication that holds for a connection and not for a request: NTLM and Negotiate.
 //!
-//! A server that has authenticated a client in this way takes every request on the connection for that client's
-//! (RFC 4559 section 6). HTTP has no place for that, but it is in use, so who shares connections has to know it.
+//! A server that has authenticated a client in this way takes every request on the connection for that client's (RFC
+//! 4559 section 6). HTTP does not provide for this, but it is in use. A proxy that shares connections has to recognise
+//! it.
 
 use super::field::elements;
 use super::span::{
@@ -11,14 +12,14 @@ use super::span::{
     Span, //
 };
 
-/// The schemes that authenticate a connection, all of one length or another up to [`LONGEST`].
+/// The schemes that authenticate a connection, none longer than [`LONGEST`].
 const SCHEMES: [&[u8]; 3] = [b"NTLM", b"Negotiate", b"Nego2"];
 
 /// Bytes of the longest of their names.
 const LONGEST: u16 = 9;
 
-/// Says whether credentials, the value of Authorization or Proxy-Authorization, authenticate the connection. RFC 9110
-/// section 11.4.
+/// Returns whether credentials, the value of Authorization or Proxy-Authorization, authenticate the connection. RFC
+/// 9110 section 11.4.
 pub(super) fn credentials_bind<S: Source + ?Sized>(value: Span, src: &S) -> bool {
     // Credentials may be long, and only their first word counts.
     let word = value
@@ -34,12 +35,12 @@ pub(super) fn credentials_bind<S: Source + ?Sized>(value: Span, src: &S) -> bool
     SCHEMES.iter().any(|name| scheme.eq_ignore_case(src, name))
 }
 
-/// Says whether one of the challenges in the value of WWW-Authenticate or Proxy-Authenticate is for authentication of
-/// the connection. RFC 9110 section 11.6.1.
+/// Returns whether one of the challenges in the value of WWW-Authenticate or Proxy-Authenticate is for authentication
+/// of the connection. RFC 9110 section 11.6.1.
 ///
-/// Both the challenges and the parameters of each are separated by commas. A parameter is told by its `=`, which follows
-/// its name in the same word or in the next; a scheme of these names is followed by nothing or by a token68. A list that
-/// cannot be read counts as one that has such a challenge: one connection too many for one client only does no harm.
+/// Both the challenges and the parameters of each are separated by commas. A parameter has a `=` in the same word as
+/// its name or in the next one. Nothing or a token68 follows the name of one of these schemes. A malformed list counts
+/// as one with such a challenge: an unnecessary connection of its own for one client does no harm.
 pub(super) fn challenges_bind<S: Source + ?Sized>(value: Span, src: &S) -> bool {
     elements(value, src).any(|element| match element {
         Ok(element) => credentials_bind(element, src),

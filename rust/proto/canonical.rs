@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hosts and paths in the form in which a route's are compared with a request's.
+//! The canonical form of hosts and paths, in which routes are compared with requests.
 //!
-//! What is forwarded stays as it was received, so a server may read more into a path than its bytes
-//! say. A path is therefore compared as the most generous server would read it: percent-encodings are
-//! decoded, a slash may be encoded, repeated or a backslash, and the parameters of a segment are none
-//! of its name. What no comparison can be right about is an error: dot segments, however they are
-//! written, NUL, and percent signs that encode nothing.
+//! Squall forwards a path unchanged, so a server may read more into it than its bytes say. The comparison therefore
+//! reads a path as the most permissive server would. It decodes percent-encodings, takes encoded slashes, repeated
+//! slashes and backslashes for one slash, and ignores the parameters of a segment. Some paths have no reading that is
+//! safe for all servers, and are errors: those with dot segments in any encoding, with NUL, or with percent signs that
+//! encode nothing.
 
 use super::error::Error;
 use super::span::{
@@ -16,7 +16,7 @@ use super::span::{
 };
 use super::target::ipv6;
 
-/// Longest host that can be compared with, in bytes, a trailing dot not counted. RFC 1035 section 2.3.4.
+/// Longest host that can be compared, in bytes, without a trailing dot. RFC 1035 section 2.3.4.
 pub const HOST_MAX: usize = 253;
 
 /// A host in the form in which hosts are compared: decoded, in lower case, without port and trailing
@@ -80,20 +80,20 @@ impl Host {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
     }
 
-    /// Iterates over the bytes from the last to the first: the part that most hosts share comes first.
+    /// Iterates over the bytes from the last to the first, so that the part that most hosts share comes first.
     pub fn reversed(&self) -> impl Iterator<Item = u8> + '_ {
         self.as_bytes().iter().rev().copied()
     }
 }
 
-/// The bytes of a path in the form in which paths are compared; after an error there is nothing more.
+/// Iterator over the bytes of a path in canonical form. It ends after an error.
 pub struct Path<'a, S: Source + ?Sized> {
     bytes: Bytes<'a, S>,
     /// The byte that was returned last; `None` before the first.
     last: Option<u8>,
-    /// Of how many dots the segment consists; `None` if it has something else.
+    /// The number of dots in the segment; `None` if it has any other byte.
     dots: Option<u8>,
-    /// What comes are parameters of the segment.
+    /// The next bytes are parameters of the segment.
     parameters: bool,
     ended: bool,
 }
@@ -110,12 +110,12 @@ impl<'a, S: Source + ?Sized> Path<'a, S> {
         }
     }
 
-    /// Looks at the whole path. Fails with [`Error::BadPath`] if it cannot be compared.
+    /// Checks the whole path. Fails with [`Error::BadPath`] if it cannot be compared.
     pub fn check(mut self) -> Result<(), Error> {
         self.try_for_each(|byte| byte.map(drop))
     }
 
-    /// Returns what follows: its byte, and whether it stands for itself.
+    /// Returns the next byte, decoded, and whether it was unencoded.
     fn decoded(&mut self) -> Result<Option<(u8, bool)>, Error> {
         match self.bytes.next() {
             None | Some(b'?') => Ok(None),
@@ -181,7 +181,7 @@ impl<S: Source + ?Sized> Iterator for Path<'_, S> {
     }
 }
 
-/// Reads the two digits behind a percent sign; `None` if they are none.
+/// Reads the two hexadecimal digits behind a percent sign; `None` if they are not digits.
 fn encoded(bytes: &mut impl Iterator<Item = u8>) -> Option<u8> {
     let mut digit = || char::from(bytes.next()?).to_digit(16);
     let (high, low) = (digit()?, digit()?);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Connection options and which fields travel on. RFC 9110 section 7.6.1.
+//! Connection options, and which fields are forwarded. RFC 9110 section 7.6.1.
 
 use super::error::Error;
 use super::field::{
@@ -29,9 +29,9 @@ pub struct Options {
     pub keep_alive: bool,
     /// `upgrade` is among the options.
     pub upgrade: bool,
-    /// The field lines that an option names and that may be named: they end at this gateway.
+    /// The field lines that an option names and that are not protected: they are not forwarded.
     pub nominated: FieldSet,
-    /// There is an option of another name, but TE, which may be that of a trailer field too.
+    /// There is an option of another name (TE does not count). It may also name a trailer field.
     pub others: bool,
 }
 
@@ -46,7 +46,7 @@ impl Options {
             if field.known != KnownField::Connection {
                 continue;
             }
-            // Nearly always the list has one element.
+            // The list nearly always has one element.
             if is_token(field.value, src) {
                 options.add(field.value, &mut count, head, src)?;
                 continue;
@@ -82,7 +82,7 @@ impl Options {
         } else if option.eq_ignore_case(src, b"upgrade") {
             self.upgrade = true;
         } else if option.eq_ignore_case(src, b"te") {
-            // It has to be named where there is a TE field, and is never in a trailer section.
+            // A TE field requires this option, and a trailer section never contains TE.
         } else {
             self.others = true;
             for (place, field) in head.fields().iter().enumerate() {

@@ -61,7 +61,7 @@ errors! {
     BadStatus "bad_status" 502;
     /// The reason phrase has a control byte. RFC 9112 section 4.
     BadReason "bad_reason" 502;
-    /// A line ends otherwise than by CR LF. RFC 9112 section 2.2.
+    /// A line does not end with CR LF. RFC 9112 section 2.2.
     BadLineEnd "bad_line_end" 400;
     /// A field name is empty, not a token, or not followed by a colon at once. RFC 9112 section 5.1.
     BadFieldName "bad_field_name" 400;
@@ -69,7 +69,7 @@ errors! {
     BadFieldValue "bad_field_value" 400;
     /// A line begins with white space: obsolete line folding. RFC 9112 section 5.2.
     Folded "folded" 400;
-    /// The method is CONNECT; this gateway has no tunnels of that kind. RFC 9110 section 9.3.6.
+    /// The method is CONNECT, which this gateway does not support. RFC 9110 section 9.3.6.
     ConnectMethod "connect_method" 501;
     /// The request target has none of the forms that its method may have. RFC 9112 section 3.2.
     BadTarget "bad_target" 400;
@@ -81,15 +81,15 @@ errors! {
     NoHost "no_host" 400;
     /// There is more than one Host field. RFC 9112 section 3.2.
     ManyHosts "many_hosts" 400;
-    /// Content-Length is not one decimal number below 2^63 without leading zeros. RFC 9110 section 8.6.
+    /// Content-Length is not one decimal number below 2^63. RFC 9110 section 8.6.
     BadContentLength "bad_content_length" 400;
     /// There is more than one Content-Length field. RFC 9112 section 6.3.
     ManyContentLengths "many_content_lengths" 400;
-    /// There are Content-Length and Transfer-Encoding. RFC 9112 section 6.3.
+    /// There are both Content-Length and Transfer-Encoding. RFC 9112 section 6.3.
     LengthAndCoding "length_and_coding" 400;
-    /// Transfer-Encoding is no list of codings that ends with `chunked`. RFC 9112 section 6.3.
+    /// Transfer-Encoding is not a list of codings that ends with its only `chunked`. RFC 9112 section 6.3.
     BadTransferEncoding "bad_transfer_encoding" 400;
-    /// There are transfer codings before `chunked`, of which this gateway knows none. RFC 9112 section 6.1.
+    /// There are transfer codings before `chunked`. This gateway knows none of them. RFC 9112 section 6.1.
     UnknownCoding "unknown_coding" 501;
     /// There is more than one Transfer-Encoding field. RFC 9112 section 6.1.
     ManyTransferEncodings "many_transfer_encodings" 400;
@@ -103,20 +103,20 @@ errors! {
     BadConnection "bad_connection" 400;
     /// Connection names more than [`crate::proto::connection::MAX_OPTIONS`] options.
     TooManyOptions "too_many_options" 400;
-    /// Expect has another value than `100-continue`. RFC 9110 section 10.1.1.
+    /// Expect has a value other than `100-continue`. RFC 9110 section 10.1.1.
     BadExpect "bad_expect" 417;
     /// Max-Forwards of an OPTIONS or TRACE is not one decimal number. RFC 9110 section 7.6.2.
     BadMaxForwards "bad_max_forwards" 400;
-    /// An OPTIONS or TRACE that is to be answered here, by its Max-Forwards. RFC 9110 section 7.6.2.
+    /// An OPTIONS or TRACE whose Max-Forwards is 0: this gateway would have to answer it. RFC 9110 section 7.6.2.
     LastForward "last_forward" 501;
-    /// An offer whose Upgrade field is not a list of protocols. RFC 9110 section 7.8.
+    /// An upgrade offer whose Upgrade field is not a list of protocols. RFC 9110 section 7.8.
     BadUpgrade "bad_upgrade" 400;
     /// An upgrade offer without exactly one Sec-WebSocket-Key of 1 to [`crate::proto::ws::KEY_MAX`] visible characters; or, as a
     /// flaw, one whose key is not 16 bytes in base64. RFC 6455 section 4.1.
     BadKey "bad_key" 400;
     /// An upgrade offer without exactly one Sec-WebSocket-Version. RFC 6455 section 4.1.
     NoWsVersion "no_ws_version" 400;
-    /// An upgrade offer for another version than 13. RFC 6455 section 4.4.
+    /// An upgrade offer for a version other than 13. RFC 6455 section 4.4.
     WsVersion "ws_version" 426;
     /// Sec-WebSocket-Protocol is not a list of tokens, or is an empty one. RFC 6455 section 4.1.
     BadSubprotocol "bad_subprotocol" 400;
@@ -124,7 +124,7 @@ errors! {
     BadExtension "bad_extension" 400;
     /// An upgrade offer has more subprotocols and extensions than [`crate::proto::ws::NAMES_MAX`].
     OfferTooLarge "offer_too_large" 431;
-    /// The server switches protocols without having been asked. RFC 9110 section 15.2.2.
+    /// The server switches protocols although the client did not offer it. RFC 9110 section 15.2.2.
     UnaskedSwitch "unasked_switch" 502;
     /// A 101 whose Upgrade is not exactly one `websocket`. RFC 6455 section 4.1.
     SwitchProtocol "switch_protocol" 502;
@@ -140,7 +140,7 @@ errors! {
     BadChunkSize "bad_chunk_size" 400;
     /// A chunk extension is malformed. RFC 9112 section 7.1.1.
     BadChunkExtension "bad_chunk_extension" 400;
-    /// The line of a chunk size is longer than [`crate::proto::h1::BodyLimits::chunk_line`]. RFC 9112 section 7.1.1.
+    /// The chunk-size line is longer than [`crate::proto::h1::BodyLimits::chunk_line`]. RFC 9112 section 7.1.1.
     ChunkLineTooLong "chunk_line_too_long" 400;
     /// Chunk extensions outweigh the content by more than [`crate::proto::h1::BodyLimits::chunk_excess`]. RFC 9112 section 7.1.1.
     ChunkExcess "chunk_excess" 400;
@@ -148,14 +148,14 @@ errors! {
     BodyTooLarge "body_too_large" 413;
     /// The connection ended before the message did. RFC 9112 section 8.
     Truncated "truncated" 400;
-    /// A path that a route is chosen by cannot be compared; see [`crate::proto::canonical::Path`].
+    /// The path would have to select a route, but cannot be compared; see [`crate::proto::canonical::Path`].
     BadPath "bad_path" 400;
 }
 
 impl Error {
-    /// Says whether a response that breaks the rule is no response, or cannot be read to its end: the server has
-    /// failed. A response that breaks another rule is one. It is refused because it is not safe to pass it on,
-    /// which others may see differently, and the server is not to blame.
+    /// Returns whether the server has failed if its response breaks the rule: what it sent is not a response, or cannot
+    /// be read to its end. Responses that break other rules are refused only because forwarding them is not safe. Other
+    /// proxies may forward them, so they are not the server's failure.
     pub const fn is_failure(self) -> bool {
         matches!(
             self,
@@ -171,7 +171,7 @@ impl Error {
         )
     }
 
-    /// Says whether it is an offer to upgrade that broke the rule.
+    /// Returns whether only an upgrade offer can break the rule.
     pub const fn is_of_offer(self) -> bool {
         matches!(
             self,

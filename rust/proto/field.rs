@@ -14,12 +14,12 @@ pub(super) const TOKEN: u8 = 1;
 pub(super) const VALUE: u8 = 2;
 /// Byte may be in a request target: visible ASCII but `#`, which would begin a fragment.
 ///
-/// No URI has `"`, `<`, `>`, `\`, `^`, `` ` ``, `{`, `|` or `}` in it (RFC 3986 section 2), yet clients send them, and a target
-/// ends at the same space whether it has them or not.
+/// A URI contains none of `"`, `<`, `>`, `\`, `^`, `` ` ``, `{`, `|` and `}` (RFC 3986 section 2). Clients send them
+/// nevertheless, and they are allowed here because they do not change where a target ends.
 pub(super) const TARGET: u8 = 4;
-/// Byte may be in a registered name as it is: unreserved or a sub-delimiter. RFC 3986 section 3.2.2.
+/// Byte may be in a registered name without an encoding: unreserved or a sub-delimiter. RFC 3986 section 3.2.2.
 ///
-/// The comma is left out: who reads Host or X-Forwarded-Host as a list would see two hosts in one.
+/// The comma is left out: a server that reads Host or X-Forwarded-Host as a list would see two hosts in one.
 pub(super) const HOST: u8 = 8;
 /// Byte may be in base64. RFC 4648 section 4.
 pub(super) const BASE64: u8 = 16;
@@ -93,18 +93,18 @@ static CLASS: [u8; 256] = {
     table
 };
 
-/// Declares [`KnownField`] with its names, in the order of the alphabet (a test sees to that).
+/// Declares [`KnownField`] with its names, in alphabetical order (a test checks this).
 macro_rules! known_fields {
     ($($variant:ident $name:literal,)*) => {
         /// A field that this gateway handles or protects, or [`KnownField::Other`].
         ///
-        /// Every one of them except the hop-by-hop ones is protected: Connection cannot name it away.
-        /// None of them is passed on in a trailer section.
+        /// All of them except the hop-by-hop ones are protected: Connection cannot have them dropped. None of them is
+        /// forwarded in a trailer section.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         #[allow(missing_docs)] // The names say it.
         pub enum KnownField {
-            // First, so that an unused place in a table of fields is all zeros, which are written fastest.
+            // First, so that an unused entry in a table of fields is all zeros, which is the fastest to write.
             Other,
             $($variant,)*
         }
@@ -154,7 +154,7 @@ known_fields! {
 }
 
 impl KnownField {
-    /// Says whether the field concerns one connection only and is never forwarded. RFC 9110 section 7.6.1.
+    /// Returns whether the field concerns one connection only and is never forwarded. RFC 9110 section 7.6.1.
     pub const fn is_hop_by_hop(self) -> bool {
         matches!(
             self,
@@ -170,7 +170,7 @@ impl KnownField {
 }
 
 impl KnownField {
-    /// Says which field's name the token `name` is.
+    /// Returns which field's name the token `name` is.
     #[inline]
     pub(super) fn of_token(name: &[u8]) -> KnownField {
         let (Some(first), Some(last)) = (name.first(), name.last()) else {
@@ -190,17 +190,17 @@ fn same([a, b, c]: [u64; 3], [x, y, z]: [u64; 3]) -> bool {
     (a ^ x) | (b ^ y) | (c ^ z) == 0
 }
 
-/// A name of [`KNOWN`], to be compared with all at once.
+/// A name of [`KNOWN`], in a form that is compared in one go.
 struct Key {
     len: usize,
     text: [u64; 3],
     known: KnownField,
 }
 
-/// Returns the text of a token of up to 24 bytes in lower case: its first eight bytes, its last eight, which may be some of
-/// the same, and those between. A shorter one fills less of a word.
+/// Returns the text of a token of up to 24 bytes in lower case: its first eight bytes, its last eight, and those
+/// between. In a short token these overlap, or fill only a part of a word.
 ///
-/// Setting bit 5 makes a letter lower case, and no other byte of a token a letter, a digit or a hyphen.
+/// Setting bit 5 makes a letter lower case. It turns no other byte of a token into a letter, a digit or a hyphen.
 #[inline]
 const fn text(token: &[u8]) -> [u64; 3] {
     const LOWER: u64 = u64::from_le_bytes([0x20; 8]);
@@ -230,7 +230,7 @@ const fn text(token: &[u8]) -> [u64; 3] {
     [first | LOWER, middle | LOWER, last | LOWER]
 }
 
-/// Returns where a name with this first and last byte, in any case, stands in [`PLACE`].
+/// Returns the index in [`PLACE`] of names with this first and last byte, in any case, and this length.
 #[inline]
 const fn slot(first: u8, last: u8, len: usize) -> u8 {
     (first | 0x20) ^ (last | 0x20).rotate_left(1) ^ ((len as u8) << 3)
@@ -316,7 +316,7 @@ impl NameMatcher {
         self.seen = u8::try_from(end).unwrap_or(u8::MAX);
     }
 
-    /// Says which field's name was fed.
+    /// Returns which field's name was fed.
     pub(super) fn finish(self) -> KnownField {
         KNOWN
             .get(usize::from(self.low)..usize::from(self.high))
@@ -325,7 +325,7 @@ impl NameMatcher {
             .map_or(KnownField::Other, |(_, known)| *known)
     }
 
-    /// Says whether the known name at `place` has `piece` from byte `from` to `end`.
+    /// Returns whether the known name at `place` has `piece` from byte `from` to `end`.
     #[inline]
     fn has(place: u8, from: usize, end: usize, piece: &[u8]) -> bool {
         KNOWN
@@ -351,10 +351,10 @@ static RANGE: [(u8, u8); 128] = {
     table
 };
 
-/// Says whether a name is that of a known field but for `_` in the place of `-`.
+/// Returns whether a name differs from that of a known field only by `_` for `-`.
 ///
-/// To gateways of the CGI kind (RFC 3875 section 4.1.18) the two are the same field: what is decided
-/// here about one of them would not hold for the other.
+/// For CGI gateways (RFC 3875 section 4.1.18) the two are the same field, so a decision about one of them would have to
+/// hold for the other as well.
 pub(super) fn mimics_known<S: Source + ?Sized>(name: Span, src: &S) -> bool {
     let fold = |byte: u8| match byte {
         b'_' => b'-',
@@ -368,7 +368,7 @@ pub(super) fn mimics_known<S: Source + ?Sized>(name: Span, src: &S) -> bool {
         })
 }
 
-/// Says whether the span is a token: not empty, and every byte a tchar. RFC 9110 section 5.6.2.
+/// Returns whether the span is a token: not empty, and every byte a tchar. RFC 9110 section 5.6.2.
 pub(super) fn is_token<S: Source + ?Sized>(span: Span, src: &S) -> bool {
     let is_tchar = |&byte: &u8| class(byte) & TOKEN != 0;
     !span.is_empty() && span.pieces(src).all(|piece| piece.iter().all(is_tchar))
@@ -386,8 +386,8 @@ pub(super) struct Parts<'a, S: Source + ?Sized> {
     ended: bool,
 }
 
-/// Iterates over the elements of the comma-separated list in `value`. Commas within quoted strings do
-/// not separate; empty elements are left out, as a recipient must. RFC 9110 section 5.6.1.2.
+/// Iterates over the elements of the comma-separated list in `value`. Commas within quoted strings do not separate;
+/// empty elements are left out, as RFC 9110 requires of a recipient. RFC 9110 section 5.6.1.2.
 pub(super) fn elements<S: Source + ?Sized>(
     value: Span,
     src: &S,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The frames of a tunnel: where each begins and ends, and the one frame that an intermediary writes.
-//! RFC 6455 sections 5.2 and 5.5.1.
+//! The frames of a tunnel: where each begins and ends, and the only frame that Squall writes, a Close. RFC 6455
+//! sections 5.2 and 5.5.1.
 
 /// Opcode of a Close frame.
 const CLOSE: u8 = 0x8;
@@ -17,7 +17,7 @@ const CLOSE_LEN: usize = 4;
 /// See [`CLOSE_LEN`].
 pub const MASKED_CLOSE_LEN: usize = CLOSE_LEN + KEY_LEN as usize;
 
-/// What comes next.
+/// The state: what comes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Next {
     /// The first byte of a frame.
@@ -25,22 +25,22 @@ enum Next {
     First,
     /// The second byte: mask bit and length.
     Second,
-    /// So many bytes of an extended length.
+    /// This many bytes of an extended length.
     Extended(u8),
     /// The masking key, if there is one, and the payload.
     Payload,
-    /// Nothing that could be followed: a length was not valid.
+    /// Nothing that can be followed: a length was not valid.
     Broken,
 }
 
 /// Follows the frames of one direction of a tunnel, as its bytes pass.
 ///
-/// Looks at headers only; what they say besides the length and a Close is for the two ends to judge.
-/// As small as it can be, since each open tunnel has two.
+/// Looks at headers only. The two ends judge what they contain besides the length and a Close. It is as small as
+/// possible, since each open tunnel has two.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Frames {
-    /// The higher and the lower half of the bytes of the frame that are still to come; while an extended
-    /// length is being read, of the length so far.
+    /// The higher and the lower half of a number: the bytes of the frame that are still to come or, while an extended
+    /// length is read, the length so far.
     left: [u32; 2],
     next: Next,
     masked: bool,
@@ -112,7 +112,7 @@ impl Frames {
         self.pass(0);
     }
 
-    /// Follows `count` bytes without a look at them, if all of them are payload; says whether they are.
+    /// Skips `count` bytes if all of them are payload. Returns whether they are.
     pub fn pass(&mut self, count: u64) -> bool {
         if self.next != Next::Payload {
             return false;
@@ -127,7 +127,7 @@ impl Frames {
         true
     }
 
-    /// Returns how many bytes of the present frame are still to come, at least: 0 between two frames only.
+    /// Returns a lower bound on the bytes of the current frame that are still to come: 0 only between two frames.
     pub fn rest(&self) -> u64 {
         match self.next {
             Next::First => 0,
@@ -137,12 +137,12 @@ impl Frames {
         }
     }
 
-    /// Says whether a Close frame has begun: none may be sent behind it.
+    /// Returns whether a Close frame has begun: no other may be sent after it.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Says whether a frame had a length that is not valid.
+    /// Returns whether a frame had a length that is not valid.
     pub fn is_broken(&self) -> bool {
         self.next == Next::Broken
     }
@@ -150,7 +150,7 @@ impl Frames {
 
 /// Writes a Close frame with a status code into `buffer`; returns it.
 ///
-/// `key`: the masking key, which what goes to a server has, and must be random (RFC 6455 section 5.3).
+/// `key`: the masking key of a frame to a server; it must be random (RFC 6455 section 5.3).
 pub fn close(code: u16, key: Option<[u8; 4]>, buffer: &mut [u8; MASKED_CLOSE_LEN]) -> &[u8] {
     let [high, low] = code.to_be_bytes();
     match key {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Cases of following frames, for the host's tests and KUnit's: each arrives in every way.
+//! Cases of frames that are followed, for the host tests and KUnit. Each arrives in every way.
 
 use super::proto::frame::{
     close,
@@ -8,7 +8,7 @@ use super::proto::frame::{
     MASKED_CLOSE_LEN, //
 };
 
-/// Bytes of one direction, and what is to be found in them.
+/// Bytes of one direction, and the expected findings.
 struct Case {
     /// Headers and payloads: a run of bytes, and how many more there are that do not matter.
     parts: &'static [(&'static [u8], usize)],
@@ -16,7 +16,7 @@ struct Case {
     boundaries: &'static [usize],
     /// A Close frame begins at this offset.
     close: Option<usize>,
-    /// So many bytes can be followed.
+    /// This many bytes can be followed.
     valid: Option<usize>,
 }
 
@@ -112,7 +112,7 @@ fn fill(case: &Case, buffer: &mut [u8; MAX]) -> usize {
     len
 }
 
-/// Says whether what is known after `at` bytes is right.
+/// Returns whether the state after `at` bytes is correct.
 fn is_right(case: &Case, frames: &Frames, at: usize, begun: u32) -> bool {
     if case.valid.is_some_and(|valid| at >= valid) {
         return frames.is_broken();
@@ -128,7 +128,7 @@ fn is_right(case: &Case, frames: &Frames, at: usize, begun: u32) -> bool {
         && begun as usize == before.count()
 }
 
-/// Follows the bytes in pieces that end at `cuts`; says whether what is known after each is right.
+/// Follows the bytes in pieces that end at `cuts`. Returns whether the state after each piece is correct.
 fn follows(case: &Case, bytes: &[u8], cuts: &[usize], unseen: bool) -> bool {
     let mut frames = Frames::default();
     let (mut at, mut begun) = (0, 0u32);
@@ -145,8 +145,8 @@ fn follows(case: &Case, bytes: &[u8], cuts: &[usize], unseen: bool) -> bool {
     true
 }
 
-/// Runs all cases, cut in two and in three at every place and into single bytes; returns how many there
-/// are, or which one fails.
+/// Runs all cases: cut in two and in three at every place, and into single bytes. Returns the number of cases, or the
+/// one that fails.
 pub fn check() -> Result<usize, usize> {
     let mut buffer = [0; MAX];
     let mut singles = [0; MAX];
@@ -175,7 +175,7 @@ pub fn check() -> Result<usize, usize> {
     }
 }
 
-/// Says whether the Close frames that are written are right.
+/// Returns whether the Close frames that are written are correct.
 fn closes() -> bool {
     let mut buffer = [0; MASKED_CLOSE_LEN];
     let plain = close(1001, None, &mut buffer) == b"\x88\x02\x03\xe9";

@@ -6,7 +6,7 @@ use super::field::KnownField;
 use super::message::Version;
 use super::span::Span;
 
-/// Longest head, in bytes, that [`Limits`] can allow: offsets into a head are 16 bits wide.
+/// Longest head that [`Limits`] can allow, in bytes: offsets into a head are 16 bits wide.
 pub const MAX_HEAD: u16 = u16::MAX;
 
 /// Most field lines that [`Limits`] can allow: room in a [`LargeHead`].
@@ -15,7 +15,7 @@ pub const MAX_FIELDS: usize = 256;
 /// Field lines for which a [`UsualHead`] has room. Few heads have more than half as many.
 pub const USUAL_FIELDS: usize = 88;
 
-/// How large a head or trailer section may be. Each limit has an error of its own.
+/// The limits of a head or trailer section. Each limit has an error of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most bytes in the whole head, its empty line included: 1 to [`MAX_HEAD`].
@@ -53,14 +53,14 @@ pub struct Field {
     pub name: Span,
     /// The field value without the white space around it; may be empty.
     pub value: Span,
-    /// Which field it is, recognised while it was scanned.
+    /// The field, recognised while it was scanned.
     pub known: KnownField,
     /// Whether the line is exactly name, colon, one space, value, CR LF.
     pub plain: bool,
 }
 
 impl Field {
-    /// What unused places of the table hold.
+    /// The value of unused entries of the table.
     pub(crate) const UNUSED: Field = Field {
         name: Span::EMPTY,
         value: Span::EMPTY,
@@ -95,9 +95,9 @@ pub struct HeadOf<F: ?Sized> {
     pub status: u16,
     /// The length of the whole head in bytes, the empty line included; 0 until it is complete.
     pub len: u16,
-    /// How many of the fields are in use. As [`Self::fields`], for the module alone, which makes a head where it is to lie.
+    /// The number of fields in use. It and [`Self::fields`] are visible to code that initialises a head in place.
     pub(crate) count: u16,
-    /// The table of field lines, the used places first.
+    /// The table of field lines, the used entries first.
     pub(crate) fields: F,
 }
 
@@ -142,12 +142,12 @@ impl Head {
         self.fields.get(..usize::from(self.count)).unwrap_or(&[])
     }
 
-    /// Returns for how many field lines there is room in all.
+    /// Returns the capacity: the number of field lines.
     pub fn room(&self) -> usize {
         self.fields.len()
     }
 
-    /// Becomes what `other` is. Leaves out the field lines for which there is no room.
+    /// Copies `other`, without the field lines for which there is no room.
     pub fn take_over(&mut self, other: &Head) {
         self.method = other.method;
         self.target = other.target;
@@ -161,29 +161,29 @@ impl Head {
         }
     }
 
-    /// Returns how many field lines there may be if `max` are allowed: as many as there is room for.
+    /// Returns how many field lines there may be if `max` are allowed: no more than the capacity.
     fn most(&self, max: u16) -> usize {
         usize::from(max).min(self.room())
     }
 
-    /// Returns the places for more field lines, of which there may be `max` in all.
+    /// Returns the unused entries, so that there are at most `max` field lines in all.
     pub(super) fn places(&mut self, max: u16) -> core::slice::IterMut<'_, Field> {
         let room = usize::from(self.count)..self.most(max);
         self.fields.get_mut(room).unwrap_or(&mut []).iter_mut()
     }
 
-    /// Counts the field lines that were written to [`Head::places`], of which `left` are left.
+    /// Counts the field lines that were written to [`Head::places`]; `left` of its entries are unused.
     pub(super) fn use_places(&mut self, left: usize, max: u16) {
         let used = self.most(max).saturating_sub(left);
         self.count = self.count.max(used as u16);
     }
 
-    /// Says whether there are `max` or [`MAX_FIELDS`] field lines.
+    /// Returns whether there are `max` or [`MAX_FIELDS`] field lines.
     pub(super) fn has_all(&self, max: u16) -> bool {
         usize::from(self.count) >= usize::from(max).min(MAX_FIELDS)
     }
 
-    /// Says whether there is no room for another field line.
+    /// Returns whether there is no room for another field line.
     pub(super) fn is_full(&self) -> bool {
         usize::from(self.count) >= self.room()
     }
@@ -197,7 +197,7 @@ impl Head {
     }
 }
 
-/// How often a field occurs that may occur once.
+/// How often a field occurs that should occur at most once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Occurrence {
     Absent,
@@ -214,7 +214,7 @@ impl Occurrence {
         };
     }
 
-    /// Says whether there is any field line.
+    /// Returns whether there is any field line.
     pub(super) fn is_present(self) -> bool {
         self != Occurrence::Absent
     }
@@ -244,7 +244,7 @@ impl FieldSet {
         left
     }
 
-    /// Says whether the field line at `place` is in the set.
+    /// Returns whether the field line at `place` is in the set.
     pub fn contains(self, place: usize) -> bool {
         self.0
             .get(place >> 6)

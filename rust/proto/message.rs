@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What requests and responses have in common: versions, methods, body framing.
+//! What requests and responses share: versions, methods, body framing.
 
 use super::error::Error;
 use super::field::{
@@ -49,22 +49,22 @@ pub enum Method {
 pub enum BodyFraming {
     /// No body.
     None,
-    /// Exactly so many bytes; may be 0 when the sender said so.
+    /// Exactly this many bytes; 0 if the sender declared 0.
     Length(u64),
     /// The chunked transfer coding.
     Chunked,
-    /// Everything until the server closes the connection. Responses only.
+    /// Everything up to the end of the connection. Responses only.
     UntilClose,
 }
 
 impl BodyFraming {
-    /// Says whether the message ends with its head: a length of 0 is no content either. RFC 9110 section 8.6.
+    /// Returns whether the message ends with its head, which includes a length of 0. RFC 9110 section 8.6.
     pub const fn is_empty(self) -> bool {
         matches!(self, BodyFraming::None | BodyFraming::Length(0))
     }
 }
 
-/// What the fields of a message say about its body.
+/// The body that the fields of a message declare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Declared {
     Nothing,
@@ -103,8 +103,8 @@ impl Declared {
     }
 }
 
-/// Says whether these are transfer codings of which `chunked` is the last, and none before it: whoever knows the others can tell
-/// where the body ends. RFC 9112 sections 6.1 and 7.
+/// Returns whether these are transfer codings of which only the last is `chunked`, with at least one before it. A
+/// recipient that knows the others could tell where the body ends. RFC 9112 sections 6.1 and 7.
 fn ends_chunked<S: Source + ?Sized>(value: Span, src: &S) -> bool {
     let (mut last, mut before) = (false, false);
     for coding in elements(value, src) {
@@ -120,7 +120,7 @@ fn ends_chunked<S: Source + ?Sized>(value: Span, src: &S) -> bool {
         };
         let mut rest = coding.bytes(src).skip(usize::from(name.len));
         let next = rest.find(|&byte| byte != b' ' && byte != b'\t');
-        // Parameters are for who knows the coding.
+        // Parameters only matter to a recipient that knows the coding.
         if last || name.is_empty() || !matches!(next, None | Some(b';')) {
             return false;
         }
@@ -133,12 +133,13 @@ fn ends_chunked<S: Source + ?Sized>(value: Span, src: &S) -> bool {
     last && before
 }
 
-/// Most digits of a number in a field: more than any number of 64 bits has, and room for some zeros before it.
+/// Most digits of a number in a field: more than a 64-bit number needs, which leaves room for leading zeros.
 const DIGITS_MAX: usize = 32;
 
 /// Reads a decimal number below 2^63 in 1 to [`DIGITS_MAX`] digits.
 ///
-/// It may begin with zeros (RFC 9110 section 8.6), which some read as octal: where it goes on it is written anew, without.
+/// It may have leading zeros (RFC 9110 section 8.6). Some recipients would read it as octal then, so it is forwarded
+/// without them.
 pub(super) fn decimal(bytes: impl Iterator<Item = u8>) -> Option<u64> {
     let mut number = None;
     for (place, byte) in bytes.enumerate() {

@@ -51,7 +51,7 @@ use crate::vectors::{
     Vector, //
 };
 
-/// What a proxy would know; the expected output of the vectors has these values.
+/// The knowledge of a proxy; the expected output of the vectors has these values.
 pub const FORWARD: Forward<'static> = Forward {
     client: b"192.0.2.7",
     scheme: b"http",
@@ -70,11 +70,11 @@ pub const MAX_RAW: usize = 32768;
 /// Most bytes that must be forwarded, and that all events have together.
 pub const MAX_OUT: usize = 2 * MAX_RAW;
 
-/// Why a vector's run stopped before its bytes were used up.
+/// The reason why a run stopped before its bytes were used up.
 enum Stop {
     /// A rule was broken.
     Error(Error),
-    /// All bytes were looked at and the message is not complete.
+    /// All bytes were parsed and the message is not complete.
     NeedMore,
     /// What follows is not to be parsed.
     Rest,
@@ -111,9 +111,9 @@ struct Replay<'a> {
     out: &'a mut dyn Sink,
     log: &'a mut dyn fmt::Write,
     digests: Digests,
-    /// The connection ends behind the message, for a reason of ours.
+    /// Squall ends the connection behind the message, for a reason of its own.
     last: bool,
-    /// What has a flaw is refused.
+    /// Offers and 101s with a flaw are refused.
     strict: bool,
 }
 
@@ -131,14 +131,14 @@ pub struct Memory<'a> {
     pub heads: (&'a mut UsualHead, &'a mut LargeHead),
 }
 
-/// Most bytes that a vector may have to be cut at every place.
+/// Longest vector that is cut at every place, in bytes.
 const MAX_EVERY_CUT: usize = 4096;
 
-/// How far apart the places are at which a longer vector is cut: its runs take the square of its length.
+/// Distance between the cuts of a longer vector. Cutting everywhere would take the square of its length.
 const CUT_STEP: usize = 127;
 
-/// Runs a vector once for every way in which its bytes can arrive: whole, cut in two at every place,
-/// byte by byte. Returns the first way with another outcome than expected.
+/// Runs a vector once for every way in which its bytes can arrive: whole, cut in two at every place, byte by byte.
+/// Returns the first way whose outcome is not the expected one.
 pub fn check(
     vector: &Vector<'_>,
     memory: &mut Memory<'_>,
@@ -241,7 +241,7 @@ fn case<'a>(vector: &Vector<'a>, raw: &'a mut [u8], request: &'a mut [u8]) -> Op
     })
 }
 
-/// Bytes that arrive, and what must be known to understand them.
+/// Bytes that arrive, and the facts that are needed to understand them.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
     /// They are responses, up to the final one; else requests.
@@ -397,7 +397,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Skips empty lines; says whether a request follows.
+    /// Skips empty lines; returns whether a request follows.
     fn request_begins(&mut self) -> Result<bool, Stop> {
         let mut skipped = 0;
         loop {
@@ -507,7 +507,7 @@ impl Replay<'_> {
         Ok((asked, awaiting))
     }
 
-    /// Passes on what has a flaw, or refuses it.
+    /// Forwards an offer or a 101 with a flaw, or refuses it.
     fn tolerate(&mut self, flaw: Option<Error>) -> Result<(), Stop> {
         match flaw {
             Some(flaw) if self.strict => Err(flaw.into()),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a request's head means, decided once. RFC 9110, RFC 9112 sections 3 and 6, RFC 6455 section 4.2.1.
+//! The meaning of a request's head, decided once. RFC 9110, RFC 9112 sections 3 and 6, RFC 6455 section 4.2.1.
 
 use super::auth::credentials_bind;
 use super::connection::Options;
@@ -44,23 +44,24 @@ pub struct Request {
     pub version: Version,
     /// The request target.
     pub target: Target,
-    /// host[:port] that the request is for: an absolute target's, else the Host field's. `None` only in HTTP/1.0.
+    /// The host[:port] of the request, from an absolute target or else from Host. `None` only in HTTP/1.0.
     pub host: Option<Span>,
     /// How the body ends; never [`BodyFraming::UntilClose`].
     pub framing: BodyFraming,
-    /// The client wants to go on using the connection after the response.
+    /// The client wants to keep the connection after the response.
     pub keep_alive: bool,
     /// The client waits for a 100 (Continue) before it sends the body.
     pub expect_continue: bool,
-    /// A trailer section may be passed on: no connection option can name a field of it. RFC 9110 section 7.6.1.
+    /// A trailer section may be forwarded: no connection option can name one of its fields. RFC 9110 section 7.6.1.
     pub trailers: bool,
-    /// What Max-Forwards is to say from here on, in OPTIONS and TRACE. RFC 9110 section 7.6.2.
+    /// The value of Max-Forwards to forward, in OPTIONS and TRACE. RFC 9110 section 7.6.2.
     pub max_forwards: Option<u64>,
-    /// The request authenticates its connection: what the server takes from it holds for those that follow.
+    /// The request authenticates its connection, and with it the requests that follow.
     pub binds: bool,
     /// The fields that are copied to the server as they are.
     pub forward: FieldSet,
-    /// An offer to switch to WebSocket. Without it the request is a plain one, whatever its Upgrade field says.
+    /// The offer to switch to WebSocket. Without one, the request is an ordinary one, whatever its Upgrade field
+    /// contains.
     pub upgrade: Option<Offer>,
 }
 
@@ -80,7 +81,7 @@ impl Request {
             head.version,
             src,
         )? {
-            // What follows can be content as well as the next request.
+            // The bytes that follow could be content or the next request.
             Declared::Nothing
                 if head.version < Version::Http11
                     && matches!(method, Method::Post | Method::Put) =>
@@ -116,7 +117,7 @@ impl Request {
             false => None,
         };
         if upgrade.is_some() {
-            // There are servers that refuse an offer with a length, and what is behind an offer is no content anyway.
+            // Some servers refuse an offer with a length, and the bytes behind an offer are no content anyway.
             framing = BodyFraming::None;
         }
         Ok(Request {
@@ -136,7 +137,7 @@ impl Request {
     }
 }
 
-/// Recognises the method. RFC 9110 section 9.1: the case of letters counts.
+/// Recognises the method, which is case-sensitive. RFC 9110 section 9.1.
 fn method<S: Source + ?Sized>(head: &Head, src: &S) -> Method {
     const METHODS: [(&[u8], Method); 7] = [
         (b"GET", Method::Get),
@@ -164,11 +165,11 @@ struct Fields {
     max_forwards_lines: FieldSet,
     ws_key: Occurrence,
     ws_version: Occurrence,
-    /// `websocket` is among the protocols in Upgrade. An error in that field matters in an offer only.
+    /// `websocket` is among the protocols in Upgrade. An error in that field matters only in an offer.
     websocket: Result<bool, Error>,
     /// There are credentials that authenticate the connection.
     binds: bool,
-    /// The fields that this gateway neither keeps nor writes itself.
+    /// The fields that are copied: this gateway neither drops them nor writes them itself.
     forward: FieldSet,
 }
 
@@ -209,7 +210,7 @@ impl Fields {
                     fields.websocket = fields.websocket.and_then(|found| Ok(found | names?));
                     false
                 }
-                // A client can claim any origin: what is true is written by this gateway.
+                // A client can claim any origin, so this gateway writes these fields itself.
                 KnownField::Forwarded
                 | KnownField::XForwardedFor
                 | KnownField::XForwardedHost
@@ -266,7 +267,7 @@ impl Fields {
         })
     }
 
-    /// Returns what Max-Forwards is to say behind this gateway, if it is there. RFC 9110 section 7.6.2.
+    /// Returns the value of Max-Forwards to forward, if the field is present. RFC 9110 section 7.6.2.
     fn max_forwards<S: Source + ?Sized>(&self, src: &S) -> Result<Option<u64>, Error> {
         match self.max_forwards {
             Occurrence::Absent => Ok(None),
@@ -281,7 +282,7 @@ impl Fields {
         }
     }
 
-    /// Says whether the client expects a 100 (Continue). RFC 9110 section 10.1.1.
+    /// Returns whether the client expects a 100 (Continue). RFC 9110 section 10.1.1.
     fn expects_continue<S: Source + ?Sized>(&self, src: &S) -> Result<bool, Error> {
         match self.expect {
             Occurrence::Absent => Ok(false),
@@ -291,7 +292,7 @@ impl Fields {
     }
 }
 
-/// Says whether `websocket`, in any case, is in this list of protocol[/version]. RFC 9110 section 7.8.
+/// Returns whether `websocket`, in any case, is in this list of protocol[/version]. RFC 9110 section 7.8.
 fn names_websocket<S: Source + ?Sized>(value: Span, src: &S) -> Result<bool, Error> {
     if value.eq_ignore_case(src, b"websocket") {
         return Ok(true);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a response's head means, decided once, and how it is delivered to the client.
-//! RFC 9110 sections 6.4.1 and 15, RFC 9112 section 6.3.
+//! The meaning of a response's head, decided once, and its delivery to the client. RFC 9110 sections 6.4.1 and 15, RFC
+//! 9112 section 6.3.
 
 use super::auth::challenges_bind;
 use super::connection::Options;
@@ -21,7 +21,7 @@ use super::message::{
 use super::request::Request;
 use super::span::Source;
 
-/// What must be known of a request to understand its response. Small, kept by the exchange.
+/// The facts about a request that are needed to understand its response. Small, because each exchange keeps one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The method was HEAD.
@@ -30,13 +30,13 @@ pub struct Asked {
     pub upgrade: bool,
     /// The version that the client speaks.
     pub version: Version,
-    /// The client wants to go on using its connection.
+    /// The client wants to keep its connection.
     pub keep_alive: bool,
     /// A Via field is added to the response. RFC 9110 section 7.6.3.
     pub via: bool,
 }
 
-/// What the request says; no Via is added.
+/// The facts of `request`; no Via is added.
 impl From<&Request> for Asked {
     fn from(request: &Request) -> Asked {
         Asked {
@@ -52,9 +52,9 @@ impl From<&Request> for Asked {
 /// What a response is to its exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
-    /// 1xx but 101: a final response follows. Not to be sent to a client of HTTP/1.0.
+    /// A 1xx other than 101: a final response follows. It must not be sent to a client of HTTP/1.0.
     Interim,
-    /// 101 to a request that asked for it: to be held against [`super::ws::AwaitingAccept`] before anything else.
+    /// A 101 to a request that offered to switch. It must first be checked with [`super::ws::AwaitingAccept`].
     Switch,
     /// The response that ends the exchange.
     Final,
@@ -65,22 +65,22 @@ pub enum ResponseKind {
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// What the response is to its exchange.
+    /// The role of the response in its exchange.
     pub kind: ResponseKind,
     /// How the body ends on the server's connection.
     pub framing: BodyFraming,
-    /// Content-Length as declared, also where there is no body (HEAD, 304).
+    /// The declared Content-Length, also if there is no body (HEAD, 304).
     pub content_length: Option<u64>,
     /// The server connection can be used for another request once the body has ended.
     pub keep_alive: bool,
-    /// The response ends with its head, and there are fields that declare content. They are not passed on, and what the server
-    /// sends behind it belongs to nothing.
+    /// The response ends with its head, but some of its fields declare content. They are not forwarded, and bytes
+    /// behind the head belong to no message.
     pub contradicts: bool,
     /// `upgrade` is among the connection options.
     pub upgrade_option: bool,
     /// A trailer section may be passed on: no connection option can name a field of it. RFC 9110 section 7.6.1.
     pub trailers: bool,
-    /// The server authenticates connections: whatever it knows of the client it knows of this connection.
+    /// The server authenticates the connection and not the request.
     pub binds: bool,
     /// There is a Date field.
     pub dated: bool,
@@ -126,7 +126,7 @@ impl Response {
             100..=199 => ResponseKind::Interim,
             _ => ResponseKind::Final,
         };
-        // These end with their heads whatever the fields say. RFC 9112 section 6.3.
+        // These end with their heads, whatever the fields declare. RFC 9112 section 6.3.
         let bare = matches!(head.status, 100..=199 | 204)
             || head.status == 304 && transfer_encoding.is_present();
         let declared = Declared::new(content_length, transfer_encoding, head.version, src);
@@ -158,7 +158,7 @@ impl Response {
     }
 }
 
-/// Decides how the body of a response ends: the rules of RFC 9112 section 6.3, in their order.
+/// Decides how the body of a response ends, by the rules of RFC 9112 section 6.3 in their order.
 fn body_framing(status: u16, asked: &Asked, declared: Declared) -> BodyFraming {
     match (status, declared) {
         (100..=199 | 204 | 304, _) => BodyFraming::None,
@@ -186,8 +186,8 @@ pub struct Delivery {
 impl Delivery {
     /// Decides how `response` is delivered.
     ///
-    /// `may_keep` is false if the connection ends for a reason of our own, such as a drain or a
-    /// request body that was not read to its end.
+    /// `may_keep` is false if this gateway ends the connection, for example because of a drain or an unread request
+    /// body.
     pub fn new(response: &Response, asked: &Asked, may_keep: bool) -> Delivery {
         let framing = match response.framing {
             BodyFraming::Chunked if asked.version == Version::Http10 => BodyFraming::UntilClose,

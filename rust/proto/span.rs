@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Offsets into received bytes, and looking the bytes up across fragments.
+//! Offsets into received bytes, and access to these bytes across fragments.
 
 /// The received, not yet consumed bytes of a connection.
 pub trait Source {
@@ -26,7 +26,7 @@ pub struct Full;
 
 /// Takes encoded bytes.
 pub trait Sink {
-    /// Appends all of `bytes`, or fails and may have appended a part of them.
+    /// Appends all of `bytes`. On failure, a part of them may have been appended.
     fn put(&mut self, bytes: &[u8]) -> Result<(), Full>;
 }
 
@@ -45,8 +45,7 @@ impl Span {
     /// The empty span at the start of the message.
     pub const EMPTY: Span = Span { start: 0, len: 0 };
 
-    /// Returns the span of the bytes from offset `start` up to and without offset `end`; empty if
-    /// `end` is not behind `start`.
+    /// Returns the span from offset `start` to offset `end`, exclusive; empty if `end` is not behind `start`.
     pub const fn between(start: u16, end: u16) -> Span {
         Span {
             start,
@@ -59,7 +58,7 @@ impl Span {
         self.start.saturating_add(self.len)
     }
 
-    /// Says whether there are no bytes in the span.
+    /// Returns whether there are no bytes in the span.
     pub const fn is_empty(self) -> bool {
         self.len == 0
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The value of a cookie or field that tells which requests belong together.
+//! Finds the value of a cookie or field by which requests are kept on one server.
 
 use super::field::{
     class,
@@ -17,7 +17,7 @@ use super::span::{
 /// Longest name of a cookie or field that can be looked for, in bytes.
 pub const NAME_MAX: usize = 64;
 
-/// Where the value stands.
+/// The place of the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named<'a> {
     /// In the cookie of this name; the case of letters counts.
@@ -26,16 +26,16 @@ pub enum Named<'a> {
     Field(&'a [u8]),
 }
 
-/// Says whether this can be the name of a cookie or field that is looked for: a token of up to [`NAME_MAX`] bytes.
-/// RFC 9110 section 5.1, RFC 6265 section 4.1.1.
+/// Returns whether this can be the name of such a cookie or field: a token of up to [`NAME_MAX`] bytes. RFC 9110
+/// section 5.1, RFC 6265 section 4.1.1.
 pub fn is_name(name: &[u8]) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && name.iter().all(|byte| class(*byte) & TOKEN != 0)
 }
 
-/// Returns the value in a complete head, without the white space around it; `None` if it is not there, is empty, or
-/// stands there more than once with different values.
+/// Returns the value in a complete head, without the white space around it; `None` if it is missing, empty, or present
+/// several times with different values.
 ///
-/// All lines count: a cookie may be in any Cookie line, and there more than once.
+/// All lines count: a cookie may be in any Cookie line, and several times in one.
 pub fn value<S: Source + ?Sized>(head: &Head, named: Named<'_>, src: &S) -> Option<Span> {
     let mut only = None;
     let mut is_same = |value: Span| match only {
@@ -69,8 +69,9 @@ struct Cookies<'a, S: Source + ?Sized> {
     ended: bool,
 }
 
-/// Iterates over the cookies of a Cookie field: name and value without the white space around them. What has no `=` is
-/// none. Servers split at every semicolon, also within quotes, which are part of a value. RFC 6265 section 5.2.
+/// Iterates over the cookies of a Cookie field: name and value without the white space around them. A part without `=`
+/// is skipped. Like servers, this splits at every semicolon, also within quotes; the quotes are part of the value. RFC
+/// 6265 section 5.2.
 fn cookies<S: Source + ?Sized>(value: Span, src: &S) -> Cookies<'_, S> {
     Cookies {
         bytes: value.bytes(src),

@@ -29,7 +29,7 @@ pub enum Target {
     },
     /// `*`: the server itself. OPTIONS only.
     Asterisk,
-    /// A whole URI without path and query, which in OPTIONS stands for `*`. RFC 9112 section 3.2.4.
+    /// A whole URI without path and query, which means `*` in OPTIONS. RFC 9112 section 3.2.4.
     AbsoluteAsterisk {
         /// host[:port], valid and without an empty port.
         authority: Span,
@@ -84,16 +84,16 @@ impl Target {
     }
 }
 
-/// The schemes of an absolute request target; the connection itself says whether there is TLS.
+/// The schemes of an absolute request target. Whether there is TLS depends on the connection alone.
 const SCHEMES: [&[u8]; 4] = [b"http", b"https", b"ws", b"wss"];
 
 /// Longest text of an IPv6 address: six groups of four digits and an IPv4 address.
 const MAX_IPV6: usize = 45;
 
-/// Reads host [ ":" port ] and returns it without the colon of an empty port, which is the default one: so all that read
-/// the host from here on read the same. RFC 3986 sections 3.2 and 6.2.3.
+/// Reads host [ ":" port ] and returns it. The colon of an empty port, which means the default port, is left out, so
+/// that all recipients read the same host. RFC 3986 sections 3.2 and 6.2.3.
 ///
-/// There must be a host; a port is from 1 to 65535. User information is refused as RFC 9110 section 4.2.4 advises.
+/// There must be a host. A port is 1 to 65535. User information is refused as RFC 9110 section 4.2.4 advises.
 pub fn authority_of<S: Source + ?Sized>(authority: Span, src: &S) -> Result<Span, Error> {
     let port = match without_prefix(authority, src, b"[") {
         Some(rest) => {
@@ -121,8 +121,8 @@ pub fn authority_of<S: Source + ?Sized>(authority: Span, src: &S) -> Result<Span
     }
 }
 
-/// Says whether the span is an address of a kind to come: `v`, hexadecimal digits, a dot, and what a name or `:` consists
-/// of. RFC 3986 section 3.2.2. No route can name it.
+/// Returns whether the span is an IPvFuture address: `v`, hexadecimal digits, a dot, and bytes of a name or `:`. RFC
+/// 3986 section 3.2.2. No route can name it.
 fn is_future_literal<S: Source + ?Sized>(literal: Span, src: &S) -> bool {
     let (version, rest) = cut(literal, src, |byte| byte == b'.');
     let mut version = version.bytes(src);
@@ -143,7 +143,7 @@ pub(super) fn ipv6<S: Source + ?Sized>(authority: Span, src: &S) -> Option<Ipv6A
     core::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Says whether the span is a name or IPv4 address. RFC 3986 section 3.2.2, without the comma: see [`HOST`].
+/// Returns whether the span is a name or IPv4 address. RFC 3986 section 3.2.2, without the comma: see [`HOST`].
 fn is_registered_name<S: Source + ?Sized>(host: Span, src: &S) -> bool {
     let mut encoded = 0u8;
     for byte in host.bytes(src) {
@@ -157,7 +157,7 @@ fn is_registered_name<S: Source + ?Sized>(host: Span, src: &S) -> bool {
     encoded == 0 && !host.is_empty()
 }
 
-/// Says whether the span is a decimal number from 1 to 65535.
+/// Returns whether the span is a decimal number from 1 to 65535.
 fn is_port<S: Source + ?Sized>(port: Span, src: &S) -> bool {
     let number = port.bytes(src).try_fold(0u16, |number, byte| {
         number
@@ -168,7 +168,7 @@ fn is_port<S: Source + ?Sized>(port: Span, src: &S) -> bool {
     port.len <= 5 && number.is_some_and(|number| number > 0)
 }
 
-/// Cuts the span before its first byte that `ends` the first part; the second is empty if there is none.
+/// Splits the span before the first byte for which `ends` is true; the second part is empty if there is none.
 fn cut<S: Source + ?Sized>(span: Span, src: &S, ends: impl Fn(u8) -> bool) -> (Span, Span) {
     let len = span.bytes(src).take_while(|&byte| !ends(byte)).count();
     let middle = span
@@ -180,7 +180,7 @@ fn cut<S: Source + ?Sized>(span: Span, src: &S, ends: impl Fn(u8) -> bool) -> (S
     )
 }
 
-/// Returns what follows `prefix` in the span; `None` if it begins otherwise.
+/// Returns what follows `prefix` in the span; `None` if it does not begin with it.
 fn without_prefix<S: Source + ?Sized>(span: Span, src: &S, prefix: &[u8]) -> Option<Span> {
     let len = u16::try_from(prefix.len()).ok()?;
     let rest = Span {

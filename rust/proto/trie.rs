@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A trie over byte strings that never changes: it finds the longest key that fits an input, in time
-//! that depends on the input alone.
+//! An immutable trie over byte strings. It finds the longest key that fits an input, in time that depends only on the
+//! input.
 //!
-//! Keys and nodes lie in memory of the caller. Below a node are the keys that begin with the bytes on
-//! the way to it; a node without a choice is drawn together with the one below, so there are fewer than
-//! two nodes for each key.
+//! The caller owns the memory of keys and nodes. Below a node are the keys that begin with the bytes on the path to it.
+//! A node with a single child is merged with it, so there are fewer than two nodes per key.
 
 use core::cmp::Ordering;
 
-/// A range of bytes, within those that all keys have in common with their owner.
+/// A range of the bytes that hold all keys.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Range {
     /// Offset of the first byte.
@@ -19,7 +18,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// Returns the bytes; none of them if they are not all there.
+    /// Returns the bytes, or an empty slice if the range is out of bounds.
     pub fn of(self, bytes: &[u8]) -> &[u8] {
         usize::try_from(self.start)
             .ok()
@@ -31,29 +30,29 @@ impl Range {
 /// A node; made by [`build`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Node {
-    /// The bytes between the node above and this one.
+    /// The bytes between the parent and this node.
     label: Range,
     /// The first of them.
     byte: u8,
     /// A key ends here: `first`.
     ends: bool,
-    /// The keys at and below this node: place of the first, and how many.
+    /// The keys at and below this node: index of the first, and their number.
     first: u32,
     keys: u32,
-    /// The nodes below, sorted by `byte`: place of the first, and how many.
+    /// The children, sorted by `byte`: index of the first, and their number.
     children: u32,
     count: u16,
 }
 
-/// How many nodes `keys` keys have at most.
+/// Returns the most nodes that `keys` keys can have.
 pub const fn nodes_max(keys: usize) -> usize {
     keys.saturating_mul(2)
 }
 
-/// Makes the nodes for `keys`, which are ranges of `bytes`, sorted, each another one.
+/// Makes the nodes for `keys`: sorted ranges of `bytes` without duplicates.
 ///
-/// Returns how many nodes it made at the front of `nodes`, which has room for [`nodes_max`] of them;
-/// `None` if there is no room, or a range is outside of `bytes`.
+/// Writes them to the front of `nodes`, which needs room for [`nodes_max`] of them, and returns their number. `None` if
+/// there is not enough room, or a range is outside of `bytes`.
 pub fn build(keys: &[Range], bytes: &[u8], nodes: &mut [Node]) -> Option<usize> {
     if keys.is_empty() {
         return Some(0);
@@ -74,7 +73,7 @@ pub fn build(keys: &[Range], bytes: &[u8], nodes: &mut [Node]) -> Option<usize> 
         let start = keys.get(usize::try_from(node.first).ok()?)?.start;
         let above = usize::try_from(node.label.start.checked_sub(start)?).ok()?;
         let end = node.first.checked_add(node.keys)?;
-        // What the first and the last one have in common, all have: they are sorted.
+        // The keys are sorted, so all share the prefix that the first and the last one share.
         let (low, high) = (key(node.first)?, key(end.checked_sub(1)?)?);
         let same = low.iter().zip(high).skip(above);
         let len = same.take_while(|(a, b)| a == b).count();
@@ -114,15 +113,14 @@ pub fn build(keys: &[Range], bytes: &[u8], nodes: &mut [Node]) -> Option<usize> 
 pub struct Trie<'a> {
     /// The nodes.
     pub nodes: &'a [Node],
-    /// What the keys are ranges of.
+    /// The bytes that hold all keys.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Trie<'a> {
-    /// Returns the place of the longest key that the input begins with and that `fits`.
+    /// Returns the index of the longest key that is a prefix of the input and for which `fits` is true.
     ///
-    /// `fits` is given the key's place, the last byte of the key, and the byte that follows it in the
-    /// input.
+    /// `fits` gets the key's index, the last byte of the key, and the byte that follows it in the input.
     pub fn longest(
         self,
         mut input: impl Iterator<Item = u8>,

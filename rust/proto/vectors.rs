@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Test vectors: messages as data, with what must come of them. Part of the test crates only.
+//! Test vectors: messages as data, with the expected results. Part of the test crates only.
 //!
 //! A file of vectors is text. `#` begins a comment line, an empty line ends a vector, any other line is
 //! `key: value`. Byte strings are quoted, with the escapes `\r \n \t \\ \" \xHH`; several lines of one
@@ -38,12 +38,12 @@ use crate::proto::span::{
     Source, //
 };
 
-/// How the bytes of a vector arrive.
+/// The way in which the bytes of a vector arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// All at once, in one fragment.
     Whole,
-    /// In two fragments, the first so long, the second later.
+    /// In two fragments, the first of this length, the second later.
     Cut(usize),
     /// In fragments of one byte, one after the other.
     Bytes,
@@ -75,7 +75,7 @@ impl Arrival {
     }
 }
 
-/// The bytes of a vector that have arrived and were not consumed.
+/// The bytes of a vector that have arrived and are not consumed.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived<'a> {
     raw: &'a [u8],
@@ -101,7 +101,7 @@ impl<'a> Arrived<'a> {
         }
     }
 
-    /// Lets the next fragment arrive; says whether there was one.
+    /// Lets the next fragment arrive. Returns whether there was one.
     pub fn more(&mut self) -> bool {
         let before = self.visible;
         self.visible = self.arrival.fragment_end(before).min(self.raw.len());
@@ -118,7 +118,7 @@ impl<'a> Arrived<'a> {
         self.visible.saturating_sub(self.consumed)
     }
 
-    /// Says whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -137,7 +137,7 @@ impl Source for Arrived<'_> {
 /// One vector of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Vector<'a> {
-    /// What it is about.
+    /// Its name.
     pub name: &'a str,
     /// All its lines.
     text: &'a str,
@@ -153,7 +153,7 @@ pub fn parse(file: &str) -> impl Iterator<Item = Vector<'_>> {
 }
 
 impl<'a> Vector<'a> {
-    /// Iterates over the values of one key, each with how often it stands there.
+    /// Iterates over the values of one key, each with its number of repetitions.
     fn values(&self, key: &'a str) -> impl Iterator<Item = (usize, &'a str)> + Clone {
         self.text.lines().filter_map(move |line| {
             let (left, value) = line.split_once(": ")?;
@@ -165,17 +165,17 @@ impl<'a> Vector<'a> {
         })
     }
 
-    /// Returns the value of a key that stands there once.
+    /// Returns the value of a key that occurs once.
     pub fn value(&self, key: &'a str) -> Option<&'a str> {
         self.values(key).next().map(|(_, value)| value)
     }
 
-    /// Says whether the vector has the key.
+    /// Returns whether the vector has the key.
     pub fn has(&self, key: &'a str) -> bool {
         self.value(key).is_some()
     }
 
-    /// Iterates over the bytes that the quoted values of a key stand for.
+    /// Iterates over the bytes of the quoted values of a key, without escapes.
     pub fn bytes(&self, key: &'a str) -> impl Iterator<Item = u8> + 'a {
         self.values(key)
             .flat_map(|(times, value)| core::iter::repeat_n(value, times))
@@ -202,7 +202,7 @@ pub fn collect(bytes: impl Iterator<Item = u8>, buffer: &mut [u8]) -> Option<&[u
     buffer.get(..len)
 }
 
-/// The bytes that an escaped string stands for.
+/// The bytes of an escaped string, without escapes.
 struct Unescaped<'a>(core::slice::Iter<'a, u8>);
 
 impl Iterator for Unescaped<'_> {
@@ -227,7 +227,7 @@ impl Iterator for Unescaped<'_> {
     }
 }
 
-/// Compares bytes as they come with those expected.
+/// Compares bytes, as they are written, with the expected ones.
 #[derive(Debug)]
 pub struct Compare<'a> {
     expected: &'a [u8],
@@ -235,7 +235,7 @@ pub struct Compare<'a> {
 }
 
 impl<'a> Compare<'a> {
-    /// Returns what compares with these bytes.
+    /// Returns an observer that expects these bytes.
     pub fn new(expected: &'a [u8]) -> Self {
         Compare {
             expected,
@@ -250,7 +250,7 @@ impl<'a> Compare<'a> {
         }
     }
 
-    /// Says whether exactly the expected bytes came.
+    /// Returns whether exactly the expected bytes were written.
     pub fn complete(self) -> bool {
         self.same && self.expected.is_empty()
     }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The opening handshake of WebSocket, seen from between: RFC 6455 section 4.
+//! The opening handshake of WebSocket, as an intermediary sees it. RFC 6455 section 4.
 //!
-//! An [`Offer`] is a request that asks for a WebSocket. [`AwaitingAccept`] is what must be remembered of it until the server's
-//! 101, which turns it into [`Accepted`], or is an error.
+//! An [`Offer`] is a request that asks for a WebSocket. [`AwaitingAccept`] is what is remembered of it until the
+//! server's 101. A valid 101 turns it into [`Accepted`]; any other is an error.
 //!
-//! Some rules are for the two ends alone: no other reading of the bytes follows from them. An offer or a 101 that breaks one
-//! of these has a flaw. The caller passes it on and leaves it to the ends, or refuses it as if the flaw were an error.
+//! Some rules concern only the two ends, because they do not change how the bytes are read. An offer or a 101 that
+//! breaks one of these has a flaw. The caller either forwards it for the ends to judge, or refuses it as if the flaw
+//! were an error.
 
 use super::error::Error;
 use super::field::{
@@ -30,8 +31,8 @@ use super::span::{
     Span, //
 };
 
-/// Most bytes that a Sec-WebSocket-Key may have. A valid one has [`KEY_LEN`]; some clients, chargers that speak OCPP among
-/// them, send 32 bytes in base64, which are 44.
+/// Most bytes that a Sec-WebSocket-Key may have. A valid one has [`KEY_LEN`]. Some clients, among them OCPP chargers,
+/// send 32 bytes in base64, which are 44.
 pub const KEY_MAX: usize = 64;
 
 /// Length of a valid Sec-WebSocket-Key: 16 bytes in base64.
@@ -40,18 +41,18 @@ pub const KEY_LEN: usize = 24;
 /// Length of a Sec-WebSocket-Accept: a SHA-1 digest in base64.
 pub const ACCEPT_LEN: usize = 28;
 
-/// Most subprotocols and extensions of one offer that are remembered, both together.
+/// Most subprotocols and extensions of one offer that are remembered, in total.
 pub const NAMES_MAX: usize = 22;
 
-/// Most bytes of what a Sec-WebSocket-Accept is the digest of: key and GUID.
+/// Most bytes of the input of a Sec-WebSocket-Accept: key and GUID.
 const DIGEST_INPUT_MAX: usize = KEY_MAX + GUID.len();
 
-/// The effects that proto is lent.
+/// The digests that the caller provides.
 #[derive(Clone, Copy)]
 pub struct Digests {
     /// base64(SHA-1(input)), of an input of up to 100 bytes.
     pub sha1_base64: fn(&[u8]) -> [u8; ACCEPT_LEN],
-    /// A hash of a text that comes in pieces, by a key that no peer knows. It is the same however the text is cut.
+    /// A hash of a text that arrives in pieces, with a key that no peer knows. How the text is cut makes no difference.
     pub keyed: for<'a> fn(&mut dyn Iterator<Item = &'a [u8]>) -> u64,
 }
 
@@ -62,10 +63,10 @@ impl Digests {
     }
 }
 
-/// What shows that an accept was made for WebSocket. RFC 6455 section 1.3.
+/// The GUID from which an accept is computed. RFC 6455 section 1.3.
 const GUID: &[u8; 36] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A request to switch to the WebSocket protocol: small, to be looked at or declined.
+/// A request to switch to the WebSocket protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// 1 to [`KEY_MAX`] visible characters.
@@ -96,13 +97,14 @@ impl Offer {
     }
 }
 
-/// Says whether a text of this kind can be the key of an offer: it is the text that is digested, and the server decides.
+/// Returns whether this text can be the key of an offer. The text itself is digested, so its form is for the server to
+/// judge.
 fn may_be_key<S: Source + ?Sized>(key: Span, src: &S) -> bool {
     (1..=KEY_MAX).contains(&usize::from(key.len)) && key.bytes(src).all(|it| it.is_ascii_graphic())
 }
 
-/// Says whether the text is 16 bytes in base64: 22 characters, of which the last has four bits of
-/// padding, which are zero, and two `=`. RFC 4648 section 4.
+/// Returns whether the text is 16 bytes in base64: 22 characters, of which the last has four bits of padding, which are
+/// zero, and two `=`. RFC 4648 section 4.
 fn is_key<S: Source + ?Sized>(key: Span, src: &S) -> bool {
     let mut copy = [0; KEY_LEN];
     let Some([text @ .., last, b'=', b'=']) = key.copy_to(src, &mut copy) else {
@@ -113,7 +115,7 @@ fn is_key<S: Source + ?Sized>(key: Span, src: &S) -> bool {
         && matches!(last, b'A' | b'Q' | b'g' | b'w')
 }
 
-/// An offer that was forwarded: what its acceptance will be held against.
+/// A forwarded offer, against which the 101 will be checked.
 #[derive(Clone, Debug)]
 pub struct AwaitingAccept {
     /// Hashes of the names of the subprotocols, then of the extensions.
@@ -122,12 +124,12 @@ pub struct AwaitingAccept {
     key_len: u8,
     protocols: u8,
     extensions: u8,
-    /// There are more than were remembered.
+    /// There are more names than were remembered.
     more: bool,
     flaw: Option<Error>,
 }
 
-// The next size of memory blocks is twice as large.
+// The next larger size class of the allocator is twice as large.
 const _: () = assert!(size_of::<AwaitingAccept>() <= 256);
 
 impl AwaitingAccept {
@@ -198,13 +200,13 @@ impl AwaitingAccept {
         awaiting
     }
 
-    /// Returns the first rule that the offer breaks though it can be passed on: [`Error::BadKey`],
+    /// Returns the offer's flaw, the first rule that it breaks although it can be forwarded: [`Error::BadKey`],
     /// [`Error::BadSubprotocol`], [`Error::BadExtension`] or [`Error::OfferTooLarge`].
     pub fn flaw(&self) -> Option<Error> {
         self.flaw
     }
 
-    /// Holds the 101 in `head`, already read as `response`, against the offer. RFC 6455 section 4.1.
+    /// Checks the 101 in `head`, already read as `response`, against the offer. RFC 6455 section 4.1.
     ///
     /// Any error means that the server connection must be closed and the client answered with 502.
     pub fn accept<S: Source + ?Sized>(
@@ -259,7 +261,7 @@ impl AwaitingAccept {
         Ok(Accepted { flaw })
     }
 
-    /// Returns the accept that belongs to the key. RFC 6455 section 1.3.
+    /// Returns the accept for the key. RFC 6455 section 1.3.
     fn wanted(&self, digests: &Digests) -> [u8; ACCEPT_LEN] {
         let mut input = [0; DIGEST_INPUT_MAX];
         let key = self.key.get(..usize::from(self.key_len)).unwrap_or(&[]);
@@ -270,12 +272,12 @@ impl AwaitingAccept {
         (digests.sha1_base64)(input.get(..len).unwrap_or(&[]))
     }
 
-    /// Notes a rule that is broken, if it is the first.
+    /// Notes a broken rule, if it is the first.
     fn note(&mut self, flaw: Error) {
         self.flaw = self.flaw.or(Some(flaw));
     }
 
-    /// Remembers one more name; says whether there was room for it.
+    /// Remembers one more name. Returns whether there was room for it.
     fn remember(&mut self, name: u64) -> bool {
         let at = self.protocols.saturating_add(self.extensions);
         match self.names.get_mut(usize::from(at)) {
@@ -290,17 +292,17 @@ impl AwaitingAccept {
         }
     }
 
-    /// Says whether a subprotocol of this hash was offered, or may have been.
+    /// Returns whether a subprotocol of this hash was offered, or may have been.
     fn offers_protocol(&self, name: u64) -> bool {
         self.more || self.offers(0, self.protocols, name)
     }
 
-    /// Says whether an extension of this hash was offered, or may have been.
+    /// Returns whether an extension of this hash was offered, or may have been.
     fn offers_extension(&self, name: u64) -> bool {
         self.more || self.offers(self.protocols, self.extensions, name)
     }
 
-    /// Says whether the hash is among `count` of the names, from the one at `first` on.
+    /// Returns whether the hash is among the `count` names from `first` on.
     fn offers(&self, first: u8, count: u8, name: u64) -> bool {
         let names = self.names.iter().skip(usize::from(first));
         names.take(usize::from(count)).any(|it| *it == name)
@@ -337,7 +339,7 @@ impl Extension {
     }
 }
 
-/// Says whether the span is token, token=token, or token=quoted-string with a token in the quotes.
+/// Returns whether the span is token, token=token, or token=quoted-string with a token in the quotes.
 fn is_parameter<S: Source + ?Sized>(parameter: Span, src: &S) -> bool {
     let len = parameter
         .bytes(src)

@@ -2,20 +2,21 @@
 
 //! Empty lines before a request. RFC 9112 section 2.2.
 //!
-//! Some clients send CR LF behind the body of a POST. That begins no request: until a byte of a request line has come,
-//! a connection is idle.
+//! Some clients send CR LF after the body of a POST. This does not begin a request: a connection is idle until the
+//! first byte of a request line.
 
-/// Most empty lines before one request that are skipped. The RFC asks for one at least.
+/// Most empty lines that are skipped before a request. The RFC asks for at least one.
 const EMPTY_LINES_MAX: u8 = 8;
 
-/// Bytes that say all that [`skip`] can find out: so many empty lines, and as much behind them as one more has.
+/// Bytes that [`skip`] needs at most: all these empty lines and the length of one more.
 pub const LOOK: usize = 2 * EMPTY_LINES_MAX as usize + 2;
 
-/// Looks at the first bytes that were not consumed, up to [`LOOK`] of them or as many as there are.
+/// Looks at the first unconsumed bytes, at most [`LOOK`] of them.
 ///
-/// Returns how many of them are empty lines, to be consumed, and whether a request begins behind these. If none does, the
-/// connection is idle: nothing is there, or a CR whose LF may follow. `skipped` is how many lines there were before, 0 at
-/// first. What follows the last line that may be skipped is for the parser to judge, which takes no other.
+/// Returns how many bytes of empty lines are to be consumed, and whether a request begins behind them. If none does,
+/// the connection is idle: there is no further byte, or only a CR whose LF may follow. `skipped` is the number of lines
+/// skipped before, 0 at first. The parser judges what follows the last line that may be skipped, and accepts no empty
+/// line.
 pub fn skip(bytes: &[u8], skipped: &mut u8) -> (usize, bool) {
     let mut rest = bytes;
     loop {

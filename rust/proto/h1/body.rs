@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The decoder of bodies: tells framing from content without touching the content. RFC 9112 sections 6 and 7.
+//! The decoder of bodies. It separates framing from content without touching the content. RFC 9112 sections 6 and 7.
 
 use crate::proto::error::Error;
 use crate::proto::field::{
@@ -10,18 +10,18 @@ use crate::proto::field::{
 };
 use crate::proto::message::BodyFraming;
 
-/// How large a body and its framing may be.
+/// The limits of a body and its framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// Most bytes of content in all chunks together. A declared length is for the caller to judge.
+    /// Most bytes of content in all chunks together. The caller checks a declared length.
     pub content: u64,
-    /// Most bytes in the line of one chunk size, extensions and CR LF included.
+    /// Most bytes in one chunk-size line, extensions and CR LF included.
     pub chunk_line: u16,
-    /// Most bytes by which the lines of chunk sizes may exceed what ordinary chunks of the same content
-    /// would need, over a whole body: ends floods of chunk extensions.
+    /// Most bytes by which chunk-size lines may exceed what ordinary chunks of the same content would need, over a
+    /// whole body. This ends floods of chunk extensions.
     pub chunk_excess: u16,
-    /// White space may stand at the end of the line of a chunk size, as servers send it that write sizes into a place of
-    /// fixed width. Nobody reads it otherwise, but in a request it stays an error: RFC 9112 section 7.1.1 has none there.
+    /// White space is allowed at the end of a chunk-size line. Servers that write sizes with a fixed width send it, and
+    /// it has only one reading. In a request it stays an error: RFC 9112 section 7.1.1 does not allow it.
     pub blanks: bool,
 }
 
@@ -35,7 +35,7 @@ impl BodyLimits {
     };
 }
 
-/// What a chunk may spend on its line without being counted as excess, besides twice its content.
+/// The bytes of a chunk-size line that do not count as excess, besides twice the chunk's content.
 const FREE_CHUNK_LINE: u64 = 16;
 
 /// Most digits of a chunk size: as many as a 64-bit number has.
@@ -50,15 +50,15 @@ pub enum Step {
         /// How many bytes to drop; 0 only if none were given.
         consumed: usize,
     },
-    /// Like `Framing`, and a chunk with `size` bytes of content begins behind it.
+    /// As `Framing`, and a chunk with `size` bytes of content begins behind it.
     Chunk {
         /// How many bytes to drop.
         consumed: usize,
         /// Length of the chunk's content in bytes, at least 1.
         size: u64,
     },
-    /// Up to `max` content bytes come next. Forward as many of them as are there and as fit, then tell
-    /// the decoder by [`BodyDecoder::advance`].
+    /// Up to `max` content bytes come next. Forward as many as have arrived and fit, then tell the decoder with
+    /// [`BodyDecoder::advance`].
     Data {
         /// How many bytes of content are left, of the chunk or of the whole body; `u64::MAX` if the
         /// body lasts until close.
@@ -67,7 +67,7 @@ pub enum Step {
     /// A trailer section with at least one field begins with the next byte. Parse it with
     /// [`super::HeadParser::trailers`], consume it, then call [`BodyDecoder::trailers_done`].
     Trailers,
-    /// The body has ended: what follows belongs to the next message.
+    /// The body has ended. The bytes that follow belong to the next message.
     End {
         /// How many bytes of framing to drop first.
         consumed: usize,
@@ -85,7 +85,7 @@ enum State {
     SizeBegin,
     /// The states from here to `SizeLf` are those of one line.
     Size,
-    /// Behind white space that only an extension may follow, or the end of the line where [`BodyLimits::blanks`] has it so.
+    /// Behind white space that only an extension may follow, or, with [`BodyLimits::blanks`], the end of the line.
     ExtensionOrSpace,
     /// White space or the first byte of an extension's name.
     NameBegin,
@@ -116,7 +116,7 @@ pub struct BodyDecoder {
     left: u64,
     /// Bytes of content that further chunks may have.
     room: u64,
-    /// See [`BodyLimits::chunk_excess`], which this is held against.
+    /// The excess so far; its limit is [`BodyLimits::chunk_excess`].
     excess: u16,
     max_excess: u16,
     max_line: u16,
@@ -150,11 +150,11 @@ impl BodyDecoder {
         }
     }
 
-    /// Looks at `bytes`, the next contiguous bytes that were not consumed, and says what they are.
+    /// Looks at `bytes`, the next contiguous unconsumed bytes, and returns what they are.
     ///
-    /// Never looks at content. `bytes` may be empty: then the answer is `Framing { consumed: 0 }`
-    /// where more bytes are needed to know, and `Data`, `Trailers` or `End` where it is known already.
-    /// After an error the connection cannot be used any more.
+    /// It never looks at content. `bytes` may be empty. The result is then `Framing { consumed: 0 }` if more bytes are
+    /// needed, or `Data`, `Trailers` or `End` if this is already known. After an error the connection cannot be used
+    /// any more.
     pub fn step(&mut self, bytes: &[u8]) -> Result<Step, Error> {
         let mut consumed = 0usize;
         loop {
@@ -207,7 +207,7 @@ impl BodyDecoder {
         }
     }
 
-    /// Returns how many bytes of content are left of a body of known length; `None` of another.
+    /// Returns how many bytes of content are left of a body of known length; `None` for any other body.
     pub const fn left(&self) -> Option<u64> {
         match self.state {
             State::Fixed => Some(self.left),
@@ -215,12 +215,12 @@ impl BodyDecoder {
         }
     }
 
-    /// Says whether a chunk begins with the next byte.
+    /// Returns whether a chunk begins with the next byte.
     pub const fn awaits_size(&self) -> bool {
         matches!(self.state, State::SizeBegin)
     }
 
-    /// Says whether the body has ended and nothing of it is left to consume.
+    /// Returns whether the body has ended and nothing of it is left to consume.
     pub const fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
@@ -307,7 +307,7 @@ impl BodyDecoder {
         Ok(())
     }
 
-    /// Takes the end of the line of a chunk size.
+    /// Takes the end of a chunk-size line.
     fn size_done(&mut self) -> Result<(), Error> {
         let free = self.left.saturating_mul(2).saturating_add(FREE_CHUNK_LINE);
         let excess = u64::from(self.excess)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writes what goes out: forwarded heads, chunk framing, trailer sections, responses of our own.
+//! Writes forwarded heads, chunk framing, trailer sections, and Squall's own responses.
 
 use crate::proto::field::{
     elements,
@@ -30,17 +30,16 @@ use crate::proto::span::{
 };
 use crate::proto::target::Target;
 
-/// What the proxy knows and a forwarded request must say.
+/// The proxy's knowledge that a forwarded request must contain.
 #[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
     /// The client's address as text, without port; IPv6 without brackets.
     pub client: &'a [u8],
     /// The scheme that the client used: `http` or `https`.
     pub scheme: &'a [u8],
-    /// host[:port] for the Host field of a request that came without.
+    /// The host[:port] for the Host field of a request without one.
     pub default_host: &'a [u8],
-    /// The client is itself a proxy that may say whom it acts for: its X-Forwarded-* and Forwarded
-    /// fields are kept, and added to.
+    /// The client is a trusted proxy: its X-Forwarded-* and Forwarded fields are kept and extended.
     pub trusted: bool,
     /// A Forwarded field is written as well. RFC 7239.
     pub forwarded: bool,
@@ -48,7 +47,7 @@ pub struct Forward<'a> {
     pub via: bool,
 }
 
-/// Fields of both 101 and the request for it. RFC 9110 section 7.8.
+/// Fields of a 101 and of the request for it. RFC 9110 section 7.8.
 const SWITCH: &[u8] = b"Connection: upgrade\r\nUpgrade: websocket\r\n";
 
 /// Field of the last message on a connection. RFC 9112 section 9.6.
@@ -70,7 +69,7 @@ pub fn request<S: Source + ?Sized, K: Sink + ?Sized>(
     request_rest(head, request, src, forward, sink)
 }
 
-/// Writes the head of `request` up to its host, and without that.
+/// Writes the head of `request` up to its host, exclusive.
 #[inline]
 pub fn request_start<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
@@ -84,7 +83,7 @@ pub fn request_start<S: Source + ?Sized, K: Sink + ?Sized>(
     sink.put(b" HTTP/1.1\r\nHost: ")
 }
 
-/// Writes what is behind the host in the head of `request`.
+/// Writes the head of `request` from behind its host on.
 #[inline]
 pub fn request_rest<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
@@ -111,11 +110,11 @@ pub fn request_rest<S: Source + ?Sized, K: Sink + ?Sized>(
     sink.put(b"\r\n")
 }
 
-/// Writes the fields that say where the request comes from.
+/// Writes the fields about the origin of the request.
 ///
-/// What a client says of it is dropped unless it is trusted: then the lists, X-Forwarded-For and
-/// Forwarded, are continued, and of the others the client's is kept if there is exactly one. A Forwarded
-/// that is no list is dropped from any client.
+/// Such fields of an untrusted client are dropped. For a trusted one, the lists X-Forwarded-For and Forwarded are
+/// continued; each of the other fields is kept if there is exactly one. A Forwarded that is not a list is dropped from
+/// any client.
 fn origin<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
     request: &Request,
@@ -148,7 +147,7 @@ fn origin<S: Source + ?Sized, K: Sink + ?Sized>(
         host.put(src, sink)?;
     }
     sink.put(b"\r\n")?;
-    // A quoted string that does not end would take in what is added behind it.
+    // A quoted string without an end would swallow what is added behind it.
     let is_list = |value: &Span| elements(*value, src).all(|element| element.is_ok());
     let mut values = said(KnownField::Forwarded).filter(is_list).peekable();
     if !forward.forwarded && values.peek().is_none() {
@@ -179,7 +178,7 @@ fn forwarded_element<S: Source + ?Sized, K: Sink + ?Sized>(
     sink.put(b";proto=")?;
     sink.put(forward.scheme)?;
     if let Some(host) = request.host {
-        // What an authority may consist of needs no escapes within quotes.
+        // No byte of a valid authority needs an escape within quotes.
         sink.put(b";host=\"")?;
         host.put(src, sink)?;
         sink.put(b"\"")?;
@@ -205,7 +204,7 @@ fn target<S: Source + ?Sized, K: Sink + ?Sized>(
     }
 }
 
-/// A point in time as the field Date has it, such as `Sun, 06 Nov 1994 08:49:37 GMT`. RFC 9110 section 5.6.7.
+/// A point in time as in the field Date, such as `Sun, 06 Nov 1994 08:49:37 GMT`. RFC 9110 section 5.6.7.
 pub type Date = [u8; 29];
 
 /// Writes the field Date. RFC 9110 section 6.6.1.
@@ -215,9 +214,9 @@ fn date<K: Sink + ?Sized>(date: &Date, sink: &mut K) -> Result<(), Full> {
     sink.put(b"\r\n")
 }
 
-/// Writes the head of `response` for the client: also of an interim one and of an accepted 101.
+/// Writes the head of `response` for the client. The response may also be an interim one or an accepted 101.
 ///
-/// `now` is asked if it is a final one without Date, which then gets the time at which it came here.
+/// A final response without Date gets one; `now` is called only then.
 pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
     response: &Response,
@@ -264,7 +263,8 @@ pub fn response<S: Source + ?Sized, K: Sink + ?Sized>(
     sink.put(b"\r\n")
 }
 
-/// Writes the protocols to one of which the server wants the client to switch, as it must in a 426. RFC 9110 section 15.5.22.
+/// Writes the Upgrade field of a 426: the protocols to which the server wants the client to switch. RFC 9110 section
+/// 15.5.22.
 fn advertised<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
     src: &S,
@@ -283,7 +283,7 @@ fn advertised<S: Source + ?Sized, K: Sink + ?Sized>(
     Ok(())
 }
 
-/// Copies the field lines in `chosen`, in order. Neighbours that need no change are copied as one.
+/// Copies the field lines in `chosen`, in order. Adjacent lines that need no change are copied as one.
 fn fields<S: Source + ?Sized, K: Sink + ?Sized>(
     head: &Head,
     chosen: FieldSet,
@@ -399,7 +399,7 @@ pub fn trailers<S: Source + ?Sized, K: Sink + ?Sized>(
     sink.put(b"\r\n")
 }
 
-/// The reason phrases of the responses that this gateway makes itself.
+/// The reason phrases of Squall's own responses.
 const REASONS: [(u16, &[u8]); 16] = [
     (400, b"Bad Request"),
     (403, b"Forbidden"),
@@ -419,12 +419,12 @@ const REASONS: [(u16, &[u8]); 16] = [
     (505, b"HTTP Version Not Supported"),
 ];
 
-/// Writes a whole response of our own, body included, to a request that was not served.
+/// Writes a whole response of Squall's own, body included, to a request that was not served.
 ///
-/// `status` is one that [`crate::proto::Error::status`] returns, or 403, 404, 408, 429, 503, 504; another
-/// one is answered as 500. `close`: the connection is closed behind it, as it must be for a client of
-/// HTTP/1.0. `head_method`: the request's method was HEAD, so the body is left out. `retry_after`: seconds after
-/// which the request may be repeated (RFC 9110 section 10.2.3). `now` is the Date.
+/// `status` is one that [`crate::proto::Error::status`] returns, or 403, 404, 408, 429, 503, 504; any other becomes
+/// 500. `close`: the connection is closed behind the response, as is required for a client of HTTP/1.0. `head_method`:
+/// the request's method was HEAD, so the body is left out. `retry_after`: seconds after which the request may be
+/// repeated (RFC 9110 section 10.2.3). `now` is the Date.
 pub fn error<K: Sink + ?Sized>(
     status: u16,
     close: bool,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The parser of heads and trailer sections: resumable at every byte, looking at each byte once.
+//! The parser of heads and trailer sections. It can be resumed at every byte and looks at each byte once.
 //!
-//! Whole lines of the usual form are taken at one go by [`whole`]; the states here know every form, and every split.
+//! [`whole`] takes whole lines of the usual form in one go. The states here handle every form and every split.
 
 mod whole;
 
@@ -23,22 +23,22 @@ use crate::proto::span::{
     Span, //
 };
 
-/// How far the parser came.
+/// How far the parser got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// All bytes that have arrived were looked at; more are needed.
+    /// All bytes that have arrived were parsed; more are needed.
     NeedMore,
-    /// The head has no room for another field line, of which more are allowed: go on with a larger one that took over from it.
+    /// The head has no room for another field line, but the limits allow more. Continue with a larger head that copied
+    /// this one.
     Full,
-    /// The head is complete: its `len` bytes, empty line included, can be consumed once they are not
-    /// needed any more.
+    /// The head is complete. Its `len` bytes, empty line included, can be consumed when they are no longer needed.
     Done {
         /// The length of the head in bytes.
         len: u16,
     },
 }
 
-/// What the parser reads.
+/// The kind of message part that the parser reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Request,
@@ -53,11 +53,11 @@ enum State {
     Begin,
     Method,
     Target,
-    /// `HTTP/1.1`, of which `matched` bytes were seen.
+    /// `HTTP/1.1`; `matched` bytes of it were seen.
     Version,
-    /// What follows the version: CR in a request, a space in a response.
+    /// The byte behind the version: CR in a request, a space in a response.
     AfterVersion,
-    /// Three digits, of which `matched` were seen.
+    /// Three digits; `matched` of them were seen.
     Status,
     AfterStatus,
     Reason,
@@ -76,10 +76,10 @@ enum State {
     Done,
 }
 
-/// The version of the start line, up to the digits, which are `0` here.
+/// The version of the start line, with `0` for its digits.
 const VERSION: &[u8; 8] = b"HTTP/0.0";
 
-/// Parser of one head. Keeps offsets only: until the head is complete nothing may be consumed.
+/// Parser of one head. It keeps only offsets, so nothing may be consumed until the head is complete.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadParser {
     kind: Kind,
@@ -87,9 +87,9 @@ pub struct HeadParser {
     failed: Option<Error>,
     /// Bytes of `VERSION`, or digits of the status code, seen so far.
     matched: u8,
-    /// White space before the field value: 2 stands for anything but exactly one space.
+    /// White space before the field value: 2 means anything but exactly one space.
     spaces: u8,
-    /// Recognises a name that arrives in pieces.
+    /// Matcher of a name that arrives in pieces.
     name_matcher: NameMatcher,
     known: KnownField,
     /// Offset of the next byte to look at.
@@ -106,7 +106,7 @@ pub struct HeadParser {
 }
 
 impl HeadParser {
-    /// Returns a parser of a request head, which begins behind what [`super::blank::skip`] skips.
+    /// Returns a parser of a request head; [`super::blank::skip`] has skipped what comes before it.
     pub const fn request() -> HeadParser {
         HeadParser::new(Kind::Request, State::Begin)
     }
@@ -139,21 +139,21 @@ impl HeadParser {
         }
     }
 
-    /// Returns whether a byte of the head was seen yet (the time of a head starts with it).
+    /// Returns whether a byte of the head was seen (a head's timeout starts with it).
     pub const fn has_begun(&self) -> bool {
         self.pos > 0
     }
 
-    /// Returns how many bytes of the head were looked at.
+    /// Returns how many bytes of the head were parsed.
     pub const fn position(&self) -> u16 {
         self.pos
     }
 
-    /// Looks at the bytes that arrived since the last call and notes what they are in `head`.
+    /// Parses the bytes that arrived since the last call and notes the result in `head`.
     ///
-    /// `head` must be empty at the first call and the same at every further one, or what took over from it after
-    /// [`Progress::Full`]; `limits` too. After
-    /// an error the connection cannot be used any more: a further call returns the same error.
+    /// `head` must be empty at the first call. Further calls need the same `head`, or a copy of it after
+    /// [`Progress::Full`], and the same `limits`. After an error the connection cannot be used any more, and a further
+    /// call returns the same error.
     pub fn resume<S: Source + ?Sized>(
         &mut self,
         src: &S,
@@ -182,11 +182,11 @@ impl HeadParser {
         Ok(Progress::Done { len: head.len })
     }
 
-    /// Looks at the bytes of one fragment, line by line, until it or the head ends.
+    /// Parses the bytes of one fragment, line by line, until it or the head ends.
     fn scan(&mut self, piece: &[u8], head: &mut Head, limits: &Limits) -> Result<(), Error> {
         let mut rest = piece;
         while !rest.is_empty() && !matches!(self.state, State::Done | State::Room) {
-            // Nothing behind a limit is looked at, so that the outcome is the same for any split.
+            // Nothing behind a limit is parsed, so that the outcome is the same for any split.
             let window = rest.get(..self.allowance(limits)?).unwrap_or(rest);
             let whole = match self.state {
                 State::Begin => self.request_line(window, head),
@@ -229,7 +229,7 @@ impl HeadParser {
         self.pos.wrapping_add(at as u16)
     }
 
-    /// Looks at bytes up to the end of the start line and returns how many that were.
+    /// Parses bytes up to the end of the start line and returns their number.
     fn start_line(&mut self, window: &[u8], head: &mut Head) -> Result<usize, Error> {
         let mut at = 0usize;
         while self.state < State::FieldBegin {
@@ -275,7 +275,7 @@ impl HeadParser {
                     expect(byte, after, Error::BadVersion)?;
                     head.version = match self.number {
                         10 => Version::Http10,
-                        // A recipient of a higher minor version takes it for its own. RFC 9110 section 2.5.
+                        // A recipient treats a higher minor version as its own. RFC 9110 section 2.5.
                         11..=19 => Version::Http11,
                         _ => return Err(Error::UnsupportedVersion),
                     };
@@ -289,7 +289,7 @@ impl HeadParser {
                     head.status = self.number;
                     match byte {
                         b' ' => self.begin(State::Reason, here),
-                        // The space is left out by servers that have no reason phrase.
+                        // Servers without a reason phrase leave out the space.
                         b'\r' => self.begin(State::StartLineLf, here),
                         _ => return Err(Error::BadStatus),
                     }
@@ -314,8 +314,8 @@ impl HeadParser {
         Ok(at)
     }
 
-    /// Looks at bytes up to the end of one field line, or of the empty line, and returns how many that
-    /// were. The states follow each other in the order of the blocks: a whole line takes one pass.
+    /// Parses bytes up to the end of one field line, or of the empty line, and returns their number. The blocks are in
+    /// the order of the states, so a whole line takes one pass.
     fn field_line(
         &mut self,
         window: &[u8],
@@ -390,7 +390,7 @@ impl HeadParser {
         if self.state == State::Value {
             let rest = window.get(at..).unwrap_or(&[]);
             let run = scan::value(rest);
-            // Of white space, a run of value bytes has spaces and tabs only.
+            // The only white space in a run of value bytes is spaces and tabs.
             let text = rest.get(..run).unwrap_or(&[]).trim_ascii_end();
             if !text.is_empty() {
                 self.value_end = self.place(at.saturating_add(text.len()));
@@ -419,7 +419,7 @@ impl HeadParser {
             at = at.saturating_add(1);
             self.state = State::FieldLf;
         }
-        // All that is left is State::FieldLf.
+        // Only State::FieldLf is left.
         let Some(&byte) = window.get(at) else {
             return Ok(at);
         };
@@ -435,7 +435,7 @@ impl HeadParser {
         Span::between(self.mark, end)
     }
 
-    /// Goes on to the element `next`, which begins behind the byte at `here`; returns that byte's length.
+    /// Goes on to the element `next`, which begins behind the byte at `here`. Returns the length of that byte.
     fn begin(&mut self, next: State, here: u16) -> usize {
         self.state = next;
         self.mark = here.saturating_add(1);
@@ -472,7 +472,7 @@ impl HeadParser {
         }
     }
 
-    /// Appends a decimal digit to the number; it has no more than three.
+    /// Appends a decimal digit to the number, which has at most three.
     fn digit(&mut self, byte: u8, error: Error) -> Result<(), Error> {
         if !byte.is_ascii_digit() {
             return Err(error);

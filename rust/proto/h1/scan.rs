@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The inner loops of the parser: where a run of bytes of one kind ends.
+//! The inner loops of the parser. They find the end of a run of bytes of one class.
 
 use crate::proto::field::{
     class,
@@ -30,7 +30,7 @@ pub(super) fn target(bytes: &[u8]) -> usize {
 #[inline]
 fn run(bytes: &[u8], wanted: u8) -> usize {
     let mut rest = bytes;
-    // The compiler makes a straight line of eight tests.
+    // The compiler unrolls this into eight tests.
     while let Some((chunk, behind)) = rest.split_first_chunk::<8>() {
         if let Some(stop) = chunk.iter().position(|&byte| class(byte) & wanted == 0) {
             return before(bytes, rest).wrapping_add(stop);
@@ -41,8 +41,8 @@ fn run(bytes: &[u8], wanted: u8) -> usize {
     before(bytes, rest).wrapping_add(stop.unwrap_or(rest.len()))
 }
 
-/// Returns how many bytes at the front of `bytes` may be in a field value: all but control bytes,
-/// the tab excepted. RFC 9110 section 5.5.
+/// Returns how many bytes at the front of `bytes` may be in a field value: all but control bytes; a tab may. RFC 9110
+/// section 5.5.
 #[inline]
 pub(super) fn value(bytes: &[u8]) -> usize {
     let mut rest = bytes;
@@ -68,7 +68,7 @@ fn before(bytes: &[u8], rest: &[u8]) -> usize {
     bytes.len().wrapping_sub(rest.len())
 }
 
-/// Marks with its highest bit each byte that is below 0x20 or above 0x7e, and maybe others behind one of these.
+/// Sets the highest bit of each byte that is below 0x20 or above 0x7e, and maybe of others behind one of these.
 #[inline]
 fn unusual(word: u64) -> u64 {
     (word.wrapping_sub(each(0x20)) | word | word.wrapping_add(each(1))) & each(0x80)

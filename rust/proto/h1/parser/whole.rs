@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lines of the usual form, taken at one go when they have arrived whole.
+//! Parses lines of the usual form in one go if they have arrived whole.
 //!
-//! Each of these functions returns how many bytes of the window it took. Where a line is cut or has another form, the parser is left
-//! in the state that it would have come to byte by byte, and goes on from there: that is where all errors are found.
+//! Each of these functions returns how many bytes of the window it took. If a line is cut or has another form, the
+//! parser is left in the state that it would have reached byte by byte. It continues from there and finds all errors
+//! there.
 //!
-//! A window ends at [`Limits::head`] or before it, so no offset and no length in it exceeds 16 bits.
+//! A window ends at or before [`Limits::head`], so no offset and no length in it exceeds 16 bits.
 
 use super::{
     HeadParser,
@@ -88,14 +89,15 @@ impl HeadParser {
         self.end_start_line(used.wrapping_add(2))
     }
 
-    /// Goes on to the first field line, behind a start line of `len` bytes; returns that.
+    /// Goes on to the first field line, behind a start line of `len` bytes. Returns `len`.
     fn end_start_line(&mut self, len: usize) -> usize {
         self.line = self.place(len);
         self.state = State::FieldBegin;
         len
     }
 
-    /// Takes field lines that are name, colon, space, value, CR LF, as nearly all are, and the empty line behind them.
+    /// Takes field lines of the form name, colon, space, value, CR LF, which is nearly all of them, and the empty line
+    /// behind them.
     pub(super) fn plain_lines(&mut self, window: &[u8], head: &mut Head, limits: &Limits) -> usize {
         let mut places = head.places(limits.fields);
         // The line that is looked at, and the offset of its first byte.
@@ -165,7 +167,7 @@ impl HeadParser {
         self.state = State::Name;
     }
 
-    /// Goes on to a value of which not even white space was seen.
+    /// Goes on to a value; no white space before it was seen.
     fn await_value(&mut self, name: Span, known: KnownField) {
         self.name = name;
         self.known = known;
@@ -173,7 +175,7 @@ impl HeadParser {
         self.state = State::ValueBegin;
     }
 
-    /// Goes on in a value of which `text` was seen, behind one space, at the offset `start`.
+    /// Goes on in a value that begins with `text` at the offset `start`, behind one space.
     fn begin_value(&mut self, start: u16, text: &[u8]) {
         let visible = text.trim_ascii_start();
         let spaces = text.len().wrapping_sub(visible.len()) as u16;
@@ -186,7 +188,7 @@ impl HeadParser {
     }
 }
 
-/// Returns the first `at` bytes and the others.
+/// Splits the bytes at `at`.
 #[inline]
 fn split(bytes: &[u8], at: usize) -> (&[u8], &[u8]) {
     bytes.split_at_checked(at).unwrap_or((bytes, &[]))
