@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who may connect to a listener: a list of networks with a word for each.
+//! The access list of a listener: networks with an action for each.
 
 use super::network::Network;
 use core::{
@@ -9,10 +9,10 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// Rules that a list may have: what is written to and read from its file fits into a page.
+/// Most rules of a list, so that its file fits into a page.
 pub(crate) const RULES_MAX: usize = 64;
 
-/// What a rule says of the clients of its network.
+/// What a rule does with the clients of its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// They may connect, and the limits of clients hold for them.
@@ -32,7 +32,7 @@ impl Access {
     ];
 }
 
-/// A list of rules, of which the first that has a client in its network counts.
+/// A list of rules. The first rule whose network contains a client counts.
 #[derive(Default)]
 pub(crate) struct Rules(KVec<(Access, Network)>);
 
@@ -62,12 +62,12 @@ impl Rules {
         Ok(Rules(rules))
     }
 
-    /// Says whether there are none.
+    /// Returns whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns what becomes of a client.
+    /// Returns what happens to a client.
     pub(crate) fn of(&self, client: IpAddr) -> Access {
         self.0
             .iter()

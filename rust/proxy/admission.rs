@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who is let in: limits on connections, requests, offers to upgrade and tunnels, for each client and for all of a route.
+//! Admission: limits on connections, requests, offers to upgrade and tunnels, per client and per route.
 //!
-//! A client is who TCP says it is, an address cut to a prefix; what a proxy in front says of it does not matter here.
-//! A connection is looked at when it is accepted, a request when its head is complete. With no limit set, that is
-//! to read that there is none. What counts for a client is kept by [`net::clients`](crate::net::clients); if that has no
-//! place for one, the client is refused wherever a limit is set.
+//! A client is the address of its TCP connection, cut to a prefix. Fields from a proxy in front make no difference
+//! here. A connection is checked when it is accepted, a request when its head is complete. Without a limit, the check
+//! is one read. [`net::clients`](crate::net::clients) keeps the counts of clients. If it has no room for a client, the
+//! client is refused wherever a limit is set.
 //!
 //! Context: softirq. No lock but that of a connection is held.
 
@@ -66,7 +66,7 @@ const REQUESTS: usize = 0;
 const UPGRADES: usize = 1;
 const FAILURES: usize = 2;
 
-/// What is reached, or delayed.
+/// The limit that refuses or delays something.
 pub(crate) type Cause = Counter;
 
 /// Causes for which a listener refuses connections.
@@ -115,12 +115,12 @@ impl<const N: usize> fmt::Display for Tallies<N> {
     }
 }
 
-/// What a listener keeps of its clients.
+/// The limits of a listener.
 pub(crate) struct Door {
     scope: Scope,
     /// Connections that the listener may have, tunnels included; 0 for any number.
     connections_max: Atomic<u32>,
-    /// Connections that are turned away by an answer, from when they are accepted until they are gone.
+    /// Connections that are turned away with an answer, from when they are accepted until they are gone.
     turned_away: Atomic<u32>,
     refused: Tallies<6>,
 }
@@ -144,7 +144,7 @@ impl Door {
         self.connections_max.load(Relaxed)
     }
 
-    /// Says whether a connection may be turned away by an answer; then it counts until it is [`Self::gone`].
+    /// Returns whether a connection may be turned away with an answer. It then counts until it is [`Self::gone`].
     fn turn_away(&self) -> bool {
         if self.turned_away.fetch_add(1, Full) < sysctl::turned_away_max() {
             return true;
@@ -154,7 +154,7 @@ impl Door {
         false
     }
 
-    /// Notes that a connection that was turned away by an answer is gone.
+    /// Notes that a connection that was turned away with an answer is gone.
     pub(crate) fn gone(&self) {
         self.turned_away.fetch_sub(1, Full);
     }
@@ -165,11 +165,11 @@ impl Door {
     }
 }
 
-/// What a route keeps of its clients.
+/// The limits of a route.
 #[pin_data]
 pub(crate) struct Gate {
     scope: Scope,
-    /// Offers under way that are counted, as each may become a tunnel.
+    /// Counted offers under way: each may become a tunnel.
     offers: Atomic<u32>,
     #[pin]
     upgrades: BhLock<Bucket>,
@@ -193,7 +193,7 @@ impl Gate {
     }
 }
 
-/// What becomes of a new connection.
+/// The decision on a new connection.
 pub(crate) enum Connection {
     /// It is served; the seat is held as long as it is open.
     Welcome(Option<Seat>),
@@ -203,7 +203,7 @@ pub(crate) enum Connection {
     Reset,
 }
 
-/// A client's connection that lingers when its session is over: it counts until it is gone.
+/// A client's connection that lingers after its session. It counts until it is gone.
 pub(crate) struct Lingering {
     site: Arc<Site>,
     _seat: Option<Seat>,
@@ -211,9 +211,9 @@ pub(crate) struct Lingering {
 }
 
 impl Lingering {
-    /// Begins to count it, before its session does not any more.
+    /// Begins to count it, before its session stops counting.
     ///
-    /// `turned_away`: it is turned away by an answer.
+    /// `turned_away`: it is turned away with an answer.
     pub(crate) fn new(site: Arc<Site>, seat: Option<Seat>, turned_away: bool) -> Lingering {
         site.counts.lingers.inc();
         Lingering {
@@ -270,13 +270,13 @@ pub(crate) fn connection(site: &Site, peer: impl FnOnce() -> IpAddr) -> Connecti
     match refused {
         Refused::Many => site.door.refused.inc(Cause::ClientConnectionsLimit),
         Refused::Early(_) => site.door.refused.inc(Cause::ClientConnectionsRateLimit),
-        // Without an account of it there is no telling how many of them there are.
+        // Without an entry, the number of its connections is unknown.
         Refused::Untracked => return Connection::Reset,
     }
     turn_away(site)
 }
 
-/// Returns what becomes of a client's connection that is too many.
+/// Returns the decision on a client's connection beyond a limit.
 fn turn_away(site: &Site) -> Connection {
     match sysctl::client_connections_action() {
         0 => Connection::Reset,
@@ -285,13 +285,13 @@ fn turn_away(site: &Site) -> Connection {
     }
 }
 
-/// Says whether no limit of clients holds for this one.
+/// Returns whether this client is exempt from all limits per client.
 fn is_exempt(site: &Site, client: IpAddr) -> bool {
     site.has_rules() && site.access(client) == Access::Exempt
 }
 
-/// Returns the client for whom it counts what a connection holds whose peer has this address; `None` if no limit of clients
-/// holds for it.
+/// Returns the client that the memory of a connection counts for, by the peer's address; `None` if the client is
+/// exempt.
 pub(crate) fn counted(site: &Site, client: IpAddr) -> Option<IpAddr> {
     (!is_exempt(site, client)).then_some(client)
 }
@@ -310,24 +310,24 @@ pub(crate) fn connect_again(site: &Site, peer: IpAddr) -> u32 {
     seconds(wait.unwrap_or(0))
 }
 
-/// Returns milliseconds as Retry-After says them: whole seconds, at least 1.
+/// Returns milliseconds as the value of Retry-After: whole seconds, at least 1.
 fn seconds(ms: u32) -> u32 {
     ms.div_ceil(1000).max(1)
 }
 
-/// What becomes of a request.
+/// The decision on a request.
 pub(crate) enum Verdict {
     /// It is served.
     Serve,
-    /// It is served in so many milliseconds.
+    /// It is served after this many milliseconds.
     Later(u32),
-    /// It is answered with this status, and may be repeated in so many seconds.
+    /// It is answered with this status, and may be repeated after this many seconds.
     Refuse(u16, u32),
     /// Its connection is reset.
     Reset,
 }
 
-/// What becomes of a request that comes too early: the setting `limit_action`.
+/// Values of the setting `limit_action`: what happens to a request that comes too early.
 const DELAY: u32 = 1;
 const RESET: u32 = 2;
 
@@ -373,7 +373,7 @@ impl Asking<'_> {
         is_exempt(self.site, self.peer)
     }
 
-    /// Refuses the request with `status`, for `cause`; an offer has failed then.
+    /// Refuses the request with `status`, for `cause`. An offer then counts as failed.
     fn refuse(&self, cause: Cause, status: u16, ms: u32) -> Verdict {
         self.route.gate.refused.inc(cause);
         if self.offers && cause != Cause::ClientFailuresLimit {
@@ -385,7 +385,7 @@ impl Asking<'_> {
         }
     }
 
-    /// Refuses the request of a client, for what `cause` is if it is a limit.
+    /// Refuses the request of a client; `cause` is the reason if it is a limit.
     fn refuse_client(&self, cause: Cause, refused: Refused) -> Verdict {
         match refused {
             Refused::Many => self.refuse(cause, 429, 0),
@@ -395,7 +395,7 @@ impl Asking<'_> {
     }
 }
 
-#[inline(never)] // Its stack frame is not that of who has no limits.
+#[inline(never)] // Keeps its stack frame off the path without limits.
 fn rates(site: &Site, route: &Route, peer: IpAddr, offers: bool) -> Verdict {
     let asking = Asking {
         site,
@@ -430,7 +430,8 @@ fn rates(site: &Site, route: &Route, peer: IpAddr, offers: bool) -> Verdict {
     Verdict::Later(wait)
 }
 
-/// Takes the tokens that a client needs; returns the milliseconds until they are there.
+/// Takes the tokens that a request needs. Returns the milliseconds until they are there, or the verdict that refuses
+/// the request.
 fn of_client(asking: &Asking<'_>, patience: u32) -> Result<u32, Verdict> {
     let offer = |rate| asking.offers.then_some(rate).flatten();
     let requests = asking.rate(Setting::ClientRequestsRate, Setting::ClientRequestsBurst);
@@ -462,7 +463,7 @@ fn of_client(asking: &Asking<'_>, patience: u32) -> Result<u32, Verdict> {
     Ok(wait)
 }
 
-/// Notes an offer that failed: it came to no tunnel.
+/// Notes an offer that failed: it opened no tunnel.
 pub(crate) fn failed(site: &Site, route: &Route, peer: IpAddr) {
     let most = route.settings.get(Setting::ClientHandshakeFailuresMax);
     let Some(rate) = Rate::per_minute(most) else {
@@ -473,18 +474,18 @@ pub(crate) fn failed(site: &Site, route: &Route, peer: IpAddr) {
     }
 }
 
-/// An offer to upgrade that is counted. Dropping it is a failure of the client's, unless it was accepted or excused.
+/// An offer to upgrade that is counted. Dropping it counts as the client's failure, unless it was accepted or excused.
 pub(crate) struct Offer {
     site: Arc<Site>,
     route: Arc<Route>,
     peer: IpAddr,
-    /// That of the tunnel which it may become.
+    /// The seat of the tunnel that it may become.
     seat: Option<Seat>,
     excused: bool,
 }
 
 impl Offer {
-    /// The offer has become a tunnel, which holds what is returned.
+    /// The offer has become a tunnel, which holds the returned seat.
     pub(crate) fn accepted(mut self) -> Option<Seat> {
         self.excused = true;
         self.seat.take()
@@ -505,8 +506,7 @@ impl Drop for Offer {
     }
 }
 
-/// Decides whether there may be one more tunnel, for which there is an offer that is in time. `None`: it need not be
-/// counted.
+/// Decides whether there may be one more tunnel, for an offer within its rates. `None`: it need not be counted.
 pub(crate) fn offer(
     site: &Arc<Site>,
     route: &Arc<Route>,
@@ -544,9 +544,9 @@ pub(crate) fn offer(
         seat,
         excused: true,
     };
-    // Those that become tunnels are counted twice for a moment, and never not at all.
+    // An offer that becomes a tunnel is counted twice for a moment, but never missed.
     let before = route.gate.offers.fetch_add(1, Full);
-    // From here on dropping it takes that back.
+    // From here on, dropping it undoes this.
     let mut offer = KBox::new(offer, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| {
         stats::inc(Counter::NoMemory);
         Verdict::Refuse(503, 1)

@@ -2,8 +2,8 @@
 
 //! Forwards the body of one message, from the socket it arrives on to the queue of another.
 //!
-//! Content is handed on as it is, by reference where that pays; framing is taken off and written
-//! anew. Context: softirq, the lock of the reading connection held.
+//! Content is forwarded unchanged, by reference where that pays. Framing is removed and written anew. Context: softirq,
+//! the lock of the reading connection held.
 
 use super::{
     limits,
@@ -40,7 +40,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Bytes of framing that are looked at in one step where they have to be copied first.
+/// Bytes of framing that are parsed in one step if they have to be copied first.
 const FRAMING_COPY: usize = 32;
 
 /// Chunks that are forwarded before other softirq work gets its turn, and before who sends is looked at again.
@@ -56,7 +56,7 @@ pub(crate) enum Failure {
     Protocol(proto::Error),
     /// The receiver is closed.
     ReceiverGone,
-    /// Memory was not to be had where waiting is not possible.
+    /// No memory was available, and waiting is not possible.
     NoMemory,
 }
 
@@ -65,9 +65,9 @@ pub(crate) enum Failure {
 pub(crate) enum Forwarded {
     /// To its end.
     All,
-    /// As far as the receiver could take it, or as there was memory, or as one pass goes: it is gone on with by itself.
+    /// As far as the receiver, memory or one pass allowed. Forwarding continues by itself.
     Part,
-    /// As far as it came.
+    /// As far as it has arrived.
     Starved,
 }
 
@@ -88,8 +88,7 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Makes a body that comes framed as `from` and goes framed as `to`, with or without its trailer
-    /// section.
+    /// Makes a body that arrives framed as `from` and is forwarded framed as `to`, with or without its trailer section.
     pub(crate) fn new(
         from: BodyFraming,
         to: BodyFraming,
@@ -107,7 +106,7 @@ impl Body {
         }
     }
 
-    /// Has the `len` bytes before the body consumed with the first of it.
+    /// Makes the `len` bytes before the body be consumed with its first bytes.
     pub(crate) fn behind(self, len: u32) -> Body {
         Body { head: len, ..self }
     }
@@ -121,7 +120,7 @@ impl Body {
     pub(crate) fn forward(&mut self, io: &mut Io<'_>, to: &Conn) -> Result<Forwarded, Failure> {
         let mut chunks = 0u32;
         loop {
-            // Mostly what comes next is known without a look at it.
+            // Usually the next step is known without a look at the bytes.
             let mut step = self.decoder.step(&[]).map_err(Failure::Protocol)?;
             if !matches!(step, Step::Data { .. }) && self.head > 0 {
                 io.consume(core::mem::take(&mut self.head));
@@ -182,7 +181,7 @@ impl Body {
         self.decoder.left()
     }
 
-    /// Throws away what has arrived. If that is no body, everything is thrown away up to the end of the connection.
+    /// Discards what has arrived. If it is not a valid body, everything up to the end of the connection is discarded.
     pub(crate) fn discard(&mut self, io: &mut Io<'_>) -> Forwarded {
         self.try_discard(io).unwrap_or_else(|_| {
             let endless = BodyFraming::UntilClose;
@@ -229,8 +228,9 @@ impl Body {
         }
     }
 
-    /// Looks at what has come of the body, before any of the message goes out. Fails if the framing of chunks, or a trailer
-    /// section, is wrong; says whether the whole body is there, which it may be also where the answer is no.
+    /// Checks the part of the body that has arrived, before any of the message is forwarded. Fails if the framing of
+    /// chunks or a trailer section is wrong. Returns whether the whole body is known to have arrived; false means that
+    /// it may have.
     ///
     /// Looks at [`CHUNKS_PER_PASS`] chunks at most, at [`PIECES_AHEAD`] pieces of memory for their framing, and at those of
     /// a trailer section. Content is not looked at.
@@ -238,7 +238,7 @@ impl Body {
         let mut decoder = self.decoder;
         let here = io.unread();
         if !decoder.awaits_size() {
-            // There is no framing that could be wrong.
+            // There is no framing to check.
             let here = u64::from(here.saturating_sub(self.head));
             return Ok(match decoder.step(&[]) {
                 Ok(Step::Data { max }) => here >= max,
@@ -259,7 +259,7 @@ impl Body {
                     pieces = pieces.saturating_add(1);
                     bytes = io.peek(offset);
                     if bytes.is_empty() {
-                        // It may change until it is copied again, and is judged again then.
+                        // It may change until it is copied again; it is then judged again.
                         let copied = io.copy(offset, &mut line);
                         bytes = line.get(..copied).unwrap_or(&[]);
                     }
@@ -295,7 +295,7 @@ impl Body {
         }
     }
 
-    /// Looks at the framing that comes next.
+    /// Parses the framing that comes next.
     fn look(&mut self, io: &Io<'_>) -> Result<Step, Failure> {
         let mut line = [0; FRAMING_COPY];
         let bytes = match io.peek(0) {
@@ -308,7 +308,7 @@ impl Body {
         self.decoder.step(bytes).map_err(Failure::Protocol)
     }
 
-    /// What there is to read is not enough to go on: is that the end?
+    /// There are not enough bytes to continue. Checks whether this is the end.
     fn starved(&mut self, io: &Io<'_>) -> Result<Forwarded, Failure> {
         if !io.fin_received() {
             return Ok(Forwarded::Starved);
@@ -358,7 +358,7 @@ pub(super) fn count(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// Writes framing to a queue of its own, so that a failure leaves none of it behind, and queues it.
+/// Writes framing to a temporary queue, so that a failure leaves nothing behind, and queues it.
 fn send(
     softirq: Softirq<'_>,
     to: &Conn,
@@ -370,7 +370,7 @@ fn send(
         Failure::NoMemory
     })?;
     to.deliver(&mut queue, None).map_err(|_| {
-        // A receiver that lives must not take what follows for framing.
+        // A live receiver must not take the bytes that follow for framing.
         if to.is_dead() {
             Failure::ReceiverGone
         } else {

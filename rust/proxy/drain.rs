@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The end of what is disabled or removed: nothing new begins, exchanges are completed, and tunnels are
-//! closed one after the other, spread evenly over `net.squall.drain_ms`.
+//! Drain: the end of what is disabled or removed. Nothing new begins, exchanges are completed, and tunnels are closed
+//! one after the other, spread evenly over `net.squall.drain_ms`.
 //!
-//! A listener, a route and a server have one each. Context: any.
+//! Each listener, route and server has one. Context: any.
 
 use super::session::{
     Conn,
@@ -20,19 +20,19 @@ use kernel::sync::atomic::{
     Atomic, //
 };
 
-/// Whether something is being drained, and whose turn it is.
+/// The state of a drain, and the turns of its tunnels.
 pub(crate) struct Drain {
     since: AtomicMoment,
     /// Milliseconds over which tunnels are spread.
     over: Atomic<u32>,
     /// Tunnels that were open when it began.
     tunnels: Atomic<u32>,
-    /// Tunnels that have been given their turn.
+    /// Tunnels that have got their turn.
     given: Atomic<u32>,
 }
 
 impl Drain {
-    /// Makes one that is not under way.
+    /// Makes a drain that is not under way.
     pub(crate) const fn new() -> Drain {
         Drain {
             since: AtomicMoment::none(),
@@ -42,7 +42,7 @@ impl Drain {
         }
     }
 
-    /// Begins, with so many tunnels open. Process context; whoever calls tells the connections.
+    /// Begins, with this many tunnels open. Process context. The caller tells the connections.
     pub(crate) fn begin(&self, tunnels: u32) {
         self.over.store(sysctl::drain(), Relaxed);
         self.tunnels.store(tunnels, Relaxed);
@@ -55,18 +55,18 @@ impl Drain {
         self.since.set(None);
     }
 
-    /// Says whether it is under way.
+    /// Returns whether it is under way.
     pub(crate) fn is_on(&self) -> bool {
         self.since.get().is_some()
     }
 
-    /// Returns when a tunnel is to be closed, which takes the next turn; `None` if not at all.
+    /// Takes the next turn and returns when its tunnel is to be closed; `None` if it is not.
     pub(crate) fn turn(&self) -> Option<Moment> {
         let since = self.since.get()?;
         let over = u64::from(self.over.load(Relaxed));
         let tunnels = u64::from(self.tunnels.load(Relaxed));
         let turn = u64::from(self.given.fetch_add(1, Relaxed));
-        // Those that have been opened since come last.
+        // Tunnels that have been opened since come last.
         let after = over
             .saturating_mul(turn)
             .checked_div(tunnels)
@@ -104,13 +104,13 @@ impl Tunnels {
 
     /// Returns how many are open.
     pub(crate) fn open(&self) -> u32 {
-        // The later one first, so that the difference is never negative.
+        // Reads the later counter first, so that the difference is never negative.
         let closed = self.closed.get();
         let open = self.opened.get().saturating_sub(closed);
         u32::try_from(open).unwrap_or(u32::MAX)
     }
 
-    /// Has them end in their turn. Process context.
+    /// Lets them end in their turn. Process context.
     pub(crate) fn drain(&self) {
         self.drain.begin(self.open());
         Conn::post_all(DRAIN);

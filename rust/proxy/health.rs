@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Looking after a server: now and then a request of our own, on a connection of its own.
+//! Health checks of a server: requests of Squall's own, each on a connection of its own.
 //!
-//! What follows from the answers is decided by the server's [`Record`](super::record::Record). One check
-//! is under way at a time; it fails if it is not answered in time with a status that is wanted.
+//! The server's [`Record`](super::record::Record) decides what follows from the results. One check is under way at a
+//! time. It fails unless a response with an expected status arrives in time.
 //!
-//! Context: softirq; the lock of the check's connection is held where there is an [`Io`].
+//! Context: softirq; functions that get an [`Io`] hold the lock of the check's connection.
 
 use super::{
     body::Failure,
@@ -65,15 +65,15 @@ use kernel::{
 /// Interim responses that one check may get.
 const INTERIM_MAX: u8 = 16;
 
-/// How a server is looked after.
+/// How a server is checked.
 pub(crate) struct Plan {
-    /// What is asked for, a path with or without a query; empty for no checks.
+    /// The request target, a path with or without a query; empty for no checks.
     pub(crate) path: KVec<u8>,
-    /// Whom the request is for: host[:port]; empty for the server's address.
+    /// The host[:port] of the request; empty for the server's address.
     pub(crate) host: KVec<u8>,
     /// The least and the largest status code of a healthy server.
     pub(crate) statuses: (u16, u16),
-    /// Milliseconds from one check to the next, jitter aside.
+    /// Milliseconds from one check to the next, before jitter.
     pub(crate) interval: u32,
     /// Milliseconds that a check may take, connecting included.
     pub(crate) timeout: u32,
@@ -97,7 +97,7 @@ impl Default for Plan {
     }
 }
 
-/// The checks of one server: a task that begins them.
+/// The checks of one server: the task that begins them.
 pub(crate) type Checks = Task<Checker>;
 
 /// What the checks of a server need.
@@ -117,11 +117,11 @@ pub(crate) struct Checker {
 struct State {
     /// A check is under way.
     running: bool,
-    /// When the next one may connect.
+    /// The time at which the next one may connect.
     turn: Option<Moment>,
 }
 
-/// Begins to look after the server of `pool`; [`Task::shutdown`] ends it. Process context.
+/// Begins to check the server of `pool`; [`Task::shutdown`] ends it. Process context.
 pub(crate) fn start(pool: ARef<Pool>, plan: &Plan) -> Result<ARef<Checks>> {
     let request = request(&pool, plan)?;
     let own = pool.clone();
@@ -164,8 +164,8 @@ fn request(pool: &Pool, plan: &Plan) -> Result<KVec<u8>> {
 }
 
 impl Checker {
-    /// Returns the milliseconds to the next check: an eighth less to an eighth more than the interval, so that
-    /// those of many servers do not come at once.
+    /// Returns the milliseconds to the next check: the interval with a jitter of an eighth, so that checks of many
+    /// servers do not come at once.
     fn pause(&self) -> u32 {
         let eighth = self.interval / 8;
         self.interval
@@ -197,18 +197,18 @@ impl Run for Checker {
         checks.kick_after(checks.pause());
         if begin {
             let session = Session::Check(Check::new(checks.clone()));
-            // If it does not even begin, the session has told so.
+            // If it does not even begin, dropping the session has reported it.
             let _ = Conn::connect(checks.pool.addr(), session, &HOOKS, checks.timeout, softirq);
         }
     }
 }
 
-/// A check under way. Dropping it tells how it ended.
+/// A check under way. Dropping it reports how it ended.
 pub(crate) struct Check {
     checks: ARef<Checks>,
     reading: Option<KBox<Reading>>,
     interim: u8,
-    /// When it has failed.
+    /// The time at which it fails.
     due: Moment,
     good: bool,
 }
@@ -256,7 +256,7 @@ impl Check {
         }
     }
 
-    /// Reads a response head: what it is, and its status; `None` if it is not complete.
+    /// Reads a response head and returns its kind and its status; `None` if it is not complete.
     fn head(&mut self, io: &mut Io<'_>) -> Result<Option<(ResponseKind, u16)>, Failure> {
         if io.unread() == 0 {
             return Ok(None);
@@ -280,7 +280,7 @@ impl Check {
         let kind = match Response::from_head(head, &asked, &bytes) {
             Ok(response) => response.kind,
             Err(error) if error.is_failure() => return Err(Failure::Protocol(error)),
-            // It is not passed on, and so its status is all that counts.
+            // It is not forwarded, so only its status counts.
             Err(_) if head.status < 200 => ResponseKind::Interim,
             Err(_) => ResponseKind::Final,
         };
@@ -291,7 +291,7 @@ impl Check {
     }
 }
 
-/// What the events of a check's connection mean.
+/// The hooks of a check's connection.
 static HOOKS: Hooks<Session> = Hooks {
     data_ready: |session, io| {
         if let Session::Check(check) = session {
@@ -304,7 +304,7 @@ static HOOKS: Hooks<Session> = Hooks {
         }
     },
     timer: |_, io| io.reset(),
-    // The session goes, and tells that the check failed.
+    // Dropping the session reports that the check failed.
     closed: |_, _, _| {},
     // It never pauses.
     reads_on: false,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The limits of messages, as `net.squall.*` has them now.
+//! The limits of messages, from the current values of `net.squall.*`.
 
 use crate::{
     net::sysctl,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The access log: one record for each request, and one for each tunnel, when it has come to its end.
+//! The access log: a record of each finished request and each finished tunnel.
 //!
-//! [`emit`] sends what an [`Entry`] says to those who follow. A [`Record`] is what is kept of a request
-//! until then, by the two connections that work on it: it is emitted when both have let go, so that
-//! every way to the end, a reset or failed memory included, leaves one. Records are made only while
-//! somebody follows; else a request costs the look whether somebody does.
+//! [`emit`] sends an [`Entry`] to the followers of the log. A [`Record`] keeps the facts about a request until then.
+//! The two connections that work on the request share it, and it is emitted when both have dropped it, so it is emitted
+//! however the request ends. Records are made only while somebody follows the log. Otherwise a request costs one check
+//! for followers.
 //!
 //! Context: softirq, with or without a connection's lock held.
 
@@ -55,7 +55,7 @@ const TARGET_MAX: usize = 1024;
 /// Bytes of a Host field that a record keeps.
 const HOST_MAX: usize = 256;
 
-/// What a record is about.
+/// The subject of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Kind {
@@ -63,42 +63,42 @@ pub(crate) enum Kind {
     Tunnel = number::SQUALL_CMD_TUNNEL,
 }
 
-/// Who brought something to its end.
+/// Who ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum By {
-    /// The response was handed on to its end.
+    /// The response was forwarded completely.
     Nobody = number::SQUALL_BY_NOBODY,
     Client = number::SQUALL_BY_CLIENT,
     Server = number::SQUALL_BY_SERVER,
     Proxy = number::SQUALL_BY_PROXY,
 }
 
-/// Why something came to its end.
+/// Why it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Why {
-    /// The response was handed on to its end.
+    /// The response was forwarded completely.
     Done = number::SQUALL_WHY_DONE,
     /// Closed in an orderly way.
     Fin = number::SQUALL_WHY_FIN,
     /// Reset, or vanished.
     Reset = number::SQUALL_WHY_RESET,
-    /// The client was silent for too long.
+    /// The client sent nothing for too long.
     ClientIdle = number::SQUALL_WHY_CLIENT_IDLE,
-    /// The server was silent for too long.
+    /// The server sent nothing for too long.
     ServerIdle = number::SQUALL_WHY_SERVER_IDLE,
-    /// Both were silent for too long.
+    /// Neither sent anything for too long.
     Idle = number::SQUALL_WHY_IDLE,
-    /// It had lasted for as long as it may.
+    /// It reached its maximum lifetime.
     Lifetime = number::SQUALL_WHY_LIFETIME,
-    /// The receiver took nothing for too long.
+    /// The receiver accepted nothing for too long.
     Stalled = number::SQUALL_WHY_STALLED,
     /// The server, the route or the listener was disabled or removed.
     Drained = number::SQUALL_WHY_DRAINED,
-    /// More, or less, than the allowed rate.
+    /// Above a maximum rate, or below a minimum rate.
     Rate = number::SQUALL_WHY_RATE,
-    /// Memory was not to be had.
+    /// No memory was available.
     Memory = number::SQUALL_WHY_MEMORY,
     /// A frame broke the rules.
     Frames = number::SQUALL_WHY_FRAMES,
@@ -108,19 +108,19 @@ pub(crate) enum Why {
     Protocol = number::SQUALL_WHY_PROTOCOL,
     /// It took too long.
     Timeout = number::SQUALL_WHY_TIMEOUT,
-    /// No connection to a server was to be had.
+    /// No server connection was available.
     Unavailable = number::SQUALL_WHY_UNAVAILABLE,
 }
 
-/// What a record says.
+/// The content of a record.
 pub(crate) struct Entry<'a> {
     pub(crate) kind: Kind,
     pub(crate) client: SocketAddr,
     pub(crate) listener: &'a CStr,
     pub(crate) route: Option<&'a CStr>,
-    /// The server that was asked last, if one was.
+    /// The last server that was chosen, if any.
     pub(crate) server: Option<SocketAddr>,
-    /// Empty if not known, as the next two.
+    /// Empty if unknown, as are the next two.
     pub(crate) method: &'a [u8],
     pub(crate) target: &'a [u8],
     pub(crate) host: &'a [u8],
@@ -128,9 +128,9 @@ pub(crate) struct Entry<'a> {
     pub(crate) truncated: bool,
     /// Status of the final response, 101 for a tunnel, 0 if there was none.
     pub(crate) status: u16,
-    /// Bytes of content from the client; of a tunnel, all.
+    /// Bytes of content from the client; for a tunnel, all bytes.
     pub(crate) bytes_in: u64,
-    /// Bytes of content to the client; of a tunnel, all.
+    /// Bytes of content to the client; for a tunnel, all bytes.
     pub(crate) bytes_out: u64,
     /// Frames from the client and to it, if they were counted.
     pub(crate) frames: Option<(u64, u64)>,
@@ -140,7 +140,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) why: Why,
 }
 
-/// Sends a record to those who follow the log, if somebody does. Softirq, with any lock held.
+/// Sends a record to the followers of the log, if there are any. Softirq, with any lock held.
 pub(crate) fn emit(entry: &Entry<'_>) {
     if !is_followed() {
         return;
@@ -203,7 +203,7 @@ struct Text {
 }
 
 impl Text {
-    /// Copies what is kept of a head, which need not be complete. `None`: no memory.
+    /// Copies these parts of a head, which may be incomplete. `None`: no memory.
     fn of(head: &Head, bytes: &HeadBytes<'_>) -> Option<Text> {
         let host = head
             .fields()
@@ -232,7 +232,7 @@ impl Text {
         Some(text)
     }
 
-    /// Appends up to so many bytes of a span; returns how many.
+    /// Appends up to this many bytes of a span. Returns their number.
     fn copy(&mut self, (span, most): (Span, usize), bytes: &HeadBytes<'_>) -> Option<usize> {
         let mut left = most;
         for piece in span.pieces(bytes) {
@@ -258,7 +258,7 @@ impl Text {
     }
 }
 
-/// What is known of a request or its tunnel so far. Emitted when it is dropped.
+/// The facts about a request or its tunnel so far. Emitted when it is dropped.
 struct Known {
     kind: Kind,
     client: SocketAddr,
@@ -272,7 +272,7 @@ struct Known {
     bytes_out: u64,
     /// Frames from the client and from the server, of a tunnel.
     frames: Option<(u64, u64)>,
-    /// Who brought it to its end and why: who said so first.
+    /// Who ended it and why; the first note counts.
     end: Option<(By, Why)>,
 }
 
@@ -307,7 +307,7 @@ impl Drop for Known {
     }
 }
 
-/// What is kept of a request, and then of its tunnel, for the log.
+/// The log record of a request, and then of its tunnel, while it is under way.
 #[pin_data]
 pub(crate) struct Record {
     #[pin]
@@ -333,7 +333,7 @@ impl Record {
         record
     }
 
-    #[inline(never)] // Its stack frame is not that of requests that are not recorded.
+    #[inline(never)] // Keeps its stack frame off the path of requests without a record.
     fn make(
         reading: &mut Reading,
         io: &Io<'_>,
@@ -342,7 +342,7 @@ impl Record {
     ) -> Option<Arc<Record>> {
         let (head, bytes) = reading.complete(io).ok()?;
         let text = Text::of(head, &bytes)?;
-        // What cannot be kept is not emitted either.
+        // Without memory, nothing is emitted.
         let place = UniqueArc::<Record>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).ok()?;
         let known = Known {
             kind: Kind::Request,
@@ -364,7 +364,7 @@ impl Record {
         place.pin_init_with(record).ok().map(Arc::from)
     }
 
-    /// The request goes to this server; what became of an attempt before does not matter.
+    /// The request goes to this server. The results of earlier attempts are forgotten.
     pub(crate) fn asks(&self, server: SocketAddr) {
         let mut known = self.known.lock();
         known.server = Some(server);
@@ -381,17 +381,17 @@ impl Record {
         self.known.lock().bytes_in = bytes;
     }
 
-    /// Notes how many bytes of content the client was sent.
+    /// Notes how many bytes of content were sent to the client.
     pub(crate) fn sent(&self, bytes: u64) {
         self.known.lock().bytes_out = bytes;
     }
 
-    /// Notes what brought the request or the tunnel to its end, unless something has before.
+    /// Notes what ended the request or the tunnel, unless that is already noted.
     pub(crate) fn end(&self, by: By, why: Why) {
         self.known.lock().end.get_or_insert((by, why));
     }
 
-    /// Notes an answer of Squall's own.
+    /// Notes Squall's own response.
     pub(crate) fn answered(&self, status: u16, sent: bool) {
         let (by, why) = match status {
             _ if !sent => (By::Proxy, Why::Memory),
@@ -405,7 +405,7 @@ impl Record {
         self.end(by, why);
     }
 
-    /// The request has made a tunnel: its record is emitted, and from here on this is the tunnel's.
+    /// The request has become a tunnel. Its record is emitted, and this becomes the tunnel's record.
     pub(crate) fn switched(&self) {
         let mut known = self.known.lock();
         known.end = Some((By::Nobody, Why::Done));
@@ -448,8 +448,7 @@ impl Record {
         place.pin_init_with(record).ok().map(Arc::from)
     }
 
-    /// The tunnel has come to its end: notes bytes and frames from the client and from the server, and what
-    /// brought it there.
+    /// The tunnel has ended: notes bytes and frames from the client and from the server, and what ended it.
     pub(crate) fn tunnel_ended(&self, client: (u64, u64), server: (u64, u64), by: By, why: Why) {
         let mut known = self.known.lock();
         (known.bytes_in, known.bytes_out) = (client.0, server.0);
@@ -458,7 +457,7 @@ impl Record {
     }
 }
 
-/// Says who brought a connection to its end, and why, when it was closed with this errno.
+/// Returns who ended a connection that was closed with this errno, and why.
 pub(crate) fn closed(peer: By, errno: i32) -> (By, Why) {
     match errno {
         0 => (By::Proxy, Why::Unloaded),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lists of networks, such as those whose clients are believed what they say of whom they act for.
+//! Lists of networks, for example of trusted proxies.
 
 use core::{
     fmt,
@@ -11,7 +11,7 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// Networks that a list may have.
+/// Most networks of a list.
 pub(crate) const NETWORKS_MAX: usize = 64;
 
 /// A network: an address and how many bits of it count. RFC 4632 section 3.1, RFC 4291 section 2.3.
@@ -25,7 +25,7 @@ pub(crate) struct Network {
 impl Network {
     /// Parses `address/prefix`, or an address for itself.
     ///
-    /// Fails with `EINVAL`, also if a bit behind the prefix is set: that would be a mistake.
+    /// Fails with `EINVAL`, also if a bit behind the prefix is set, since that is probably a mistake.
     pub(crate) fn parse(text: &str) -> Result<Network> {
         let (addr, prefix) = match text.split_once('/') {
             Some((addr, prefix)) => (addr, Some(prefix)),
@@ -38,7 +38,7 @@ impl Network {
         }
         let most: u8 = if addr.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
-            // A sign would be parsed as a part of the number.
+            // The parser of numbers would accept a sign.
             Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
                 text.parse().map_err(|_| EINVAL)?
             }
@@ -55,10 +55,10 @@ impl Network {
         Ok(Network { addr, prefix })
     }
 
-    /// Says whether `addr` is in the network; an address of the other family never is.
+    /// Returns whether `addr` is in the network; an address of the other family never is.
     pub(crate) fn contains(&self, addr: IpAddr) -> bool {
         let most: u32 = if self.addr.is_ipv4() { 32 } else { 128 };
-        // A shift by all bits is none.
+        // A shift by the full width is not possible.
         let behind = most.saturating_sub(u32::from(self.prefix));
         let differ = (bits(self.addr) ^ bits(addr))
             .checked_shr(behind)
@@ -103,7 +103,7 @@ impl Networks {
         Ok(Networks(networks))
     }
 
-    /// Says whether `addr` is in one of the networks.
+    /// Returns whether `addr` is in one of the networks.
     pub(crate) fn contain(&self, addr: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(addr))
     }

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A head on its way in: parsed where it lies in the receive queue.
+//! A head that arrives: parsed where it lies in the receive queue.
 //!
-//! A head is looked at twice, when it is judged and when it is written for the other side, and must
-//! say the same both times. Memory that a process of this host sends by `sendfile()` or `vmsplice()`
-//! stays its own: a head in such memory is copied, at the latest before it is judged.
+//! A head is read twice: when it is judged, and when it is written for the other side. Both must see the same bytes. A
+//! process on this host can still change memory that it sends by `sendfile()` or `vmsplice()`. A head in such memory is
+//! copied before it is judged.
 //!
-//! A piece is found by a walk along the receive queue. So a head that lies in more than [`PIECES_MAX`] pieces is copied
-//! too, each byte once: what a segment costs does not grow with those before it.
+//! Finding a piece takes a walk along the receive queue. A head in more than [`PIECES_MAX`] pieces is therefore copied
+//! as well, each byte once, so that the cost of a segment does not grow with the segments before it.
 //!
-//! What is in the receive queue keeps TCP from letting in more, and not only by its own length: an skb counts until all of
-//! it is read, and TCP joins them. So the rest of a head may have no room. A head is taken out of the queue before that
-//! happens.
+//! Data in the receive queue reduces the window, and by more than its length: an skb counts until all of it is read,
+//! and TCP joins skbs. The rest of a head might have no room. A head is taken out of the queue before that happens.
 //!
 //! Context: softirq, the lock of the reading connection held.
 
@@ -50,41 +49,41 @@ use crate::{
 use core::cell::Cell;
 use kernel::prelude::*;
 
-/// Pieces in which a head is read where it lies. Most have one or two.
+/// Most pieces of a head that is read where it lies. Most heads have one or two.
 const PIECES_MAX: u8 = 16;
 
 /// Bytes that a head usually grows by when it is written for the other side.
 const ADDED: usize = 160;
 
-/// Memory for the next reading; the value in it is one that has ended.
+/// Memory for the next reading; it contains one that has ended.
 pub(super) static SPARES: Spares<Reading> = Spares::new();
 
-/// A head or trailer section that is being read. Boxed, and only there meanwhile.
+/// A head or trailer section that is being read. It is boxed and exists only meanwhile.
 pub(crate) struct Reading {
     parser: HeadParser,
     head: UsualHead,
-    /// The head instead, if it has more field lines than there is room for in that. Rare, too.
+    /// The head instead, if it has too many field lines for the other one. Rare, too.
     large: Option<KBox<LargeHead>>,
     /// The first bytes of the head, if they are not read where they lie. Rare, so not in here.
     copy: Option<KBox<KVec<u8>>>,
     /// Pieces that may still be looked for before the head is copied.
     pieces: u8,
-    /// Bytes of the copy that are not in the receive queue any more.
+    /// Bytes of the copy that are no longer in the receive queue.
     taken: u32,
 }
 
-// The next size of memory blocks is twice as large, and blocks are zeroed when they are allocated.
+// The next larger size class of the allocator is twice as large, and memory is zeroed when it is allocated.
 const _: () = assert!(size_of::<Reading>() <= 1024);
 
 /// The bytes of a head.
 pub(crate) struct HeadBytes<'a> {
     io: &'a Io<'a>,
-    /// What is before the head in the receive queue, in bytes.
+    /// Bytes before the head in the receive queue.
     before: u32,
     copy: &'a [u8],
-    /// The piece that was looked at last, and its offset: most heads lie in one.
+    /// The last piece that was used, and its offset: most heads lie in one piece.
     last: Cell<(u32, &'a [u8])>,
-    /// Pieces that may still be looked for; `None` if it is known that there are few.
+    /// Pieces that may still be looked up; `None` if there are known to be few.
     left: Cell<Option<u8>>,
 }
 
@@ -99,7 +98,7 @@ impl<'a> HeadBytes<'a> {
         }
     }
 
-    /// Looks for the piece at `offset`, unless that were one too many.
+    /// Looks up the piece at `offset`, unless it would be one too many.
     fn look(&self, offset: u32) -> &'a [u8] {
         if self.left.get() == Some(0) {
             return &[];
@@ -155,7 +154,7 @@ impl Reading {
         SPARES.keep(reading);
     }
 
-    /// Says whether a byte of the head has been seen.
+    /// Returns whether a byte of the head has been seen.
     pub(crate) fn has_begun(&self) -> bool {
         self.parser.has_begun()
     }
@@ -168,7 +167,7 @@ impl Reading {
         }
     }
 
-    /// Has a larger head take over. Without memory for it the message cannot be read.
+    /// Continues in a larger head. Without memory for it the message cannot be read.
     #[cold]
     #[inline(never)]
     fn grow(&mut self) -> Result<(), Failure> {
@@ -190,7 +189,7 @@ impl Reading {
         usize::from(self.head().len).saturating_add(ADDED)
     }
 
-    /// Reads what has arrived. Never says [`Progress::Full`].
+    /// Reads what has arrived. Never returns [`Progress::Full`].
     pub(crate) fn resume(&mut self, io: &mut Io<'_>, limits: &Limits) -> Result<Progress, Failure> {
         let progress = self.look(0, io, limits)?;
         if progress == Progress::NeedMore {
@@ -231,14 +230,14 @@ impl Reading {
             if progress != Progress::NeedMore || u32::from(self.parser.position()) >= come {
                 return Ok(progress);
             }
-            // There is more, which cannot be read where it lies, or not any more. One byte over the limit shows that it
-            // is broken.
+            // The other bytes cannot be read where they lie. One byte over the limit is enough to detect a head that is
+            // too large.
             let most = u32::from(limits.head).saturating_add(1);
             self.copy_up_to(io, before, come.min(most))?;
         }
     }
 
-    /// Takes what has come of a head that is not complete out of the receive queue.
+    /// Takes the bytes of an incomplete head out of the receive queue.
     #[cold]
     #[inline(never)]
     fn take(&mut self, io: &mut Io<'_>) -> Result<(), Failure> {
@@ -268,14 +267,14 @@ impl Reading {
         Ok((self.head(), HeadBytes::new(io, copied(&self.copy), None)))
     }
 
-    /// Says whether the head, complete or not, is that of a HEAD request.
+    /// Returns whether the head, complete or not, is that of a HEAD request.
     pub(crate) fn is_head_request(&mut self, io: &Io<'_>) -> bool {
         let method = self.head().method;
         self.complete(io)
             .is_ok_and(|(_, bytes)| method.eq(&bytes, b"HEAD"))
     }
 
-    /// Says whether all bytes of the complete head can be read where they lie.
+    /// Returns whether all bytes of the complete head can be read where they lie.
     fn is_readable(&self, bytes: &HeadBytes<'_>) -> bool {
         let all = Span::between(0, self.head().len);
         let readable: usize = all.pieces(bytes).map(<[u8]>::len).sum();

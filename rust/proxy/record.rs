@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is remembered of how a server did, and what follows from it.
+//! A server's record of failures and checks, and what follows from it.
 //!
-//! A server whose requests fail `fails_max` times in a row is paused: it counts as down for a while, and then
-//! gets one request at a time, a longer while apart each, until one is answered. That one is not
-//! waited for: its client may go away and never tell how it ended.
+//! A server whose requests fail `fails_max` times in a row is paused: it counts as down for a while, and then gets one
+//! request at a time, with growing pauses, until it answers one. The pauses do not wait for the result of such a
+//! request: its client may leave, and the result would never come.
 //!
 //! Context: softirq, the lock of the server's pool held.
 
@@ -14,51 +14,51 @@ use crate::net::{
     Moment, //
 };
 
-/// All of a server's weight.
+/// The whole of a server's weight.
 const WHOLE: u32 = 256;
 
-/// The part of its weight with which a server begins that is back.
+/// The part of its weight that a server has when it comes back.
 const LEAST: u32 = WHOLE / 16;
 
 /// A server's record.
 #[derive(Default)]
 pub(super) struct Record {
-    /// How many requests in a row may fail; 0 for any number.
+    /// Requests in a row that may fail; 0: any number.
     pub(super) fails_max: u32,
     /// Requests that failed in a row.
     pub(super) fails: u32,
-    /// Pauses in a row; while there is one the server is on trial.
+    /// Pauses in a row. While it is not 0 the server is on trial.
     pauses: u32,
-    /// No request before this.
+    /// The server gets no request before this time.
     paused_until: Option<Moment>,
     health: Health,
-    /// Milliseconds in which the server's share grows when it is back; 0 for none.
+    /// Milliseconds over which the server's share grows when it comes back; 0: at once.
     pub(super) slow_start: u32,
-    /// When it was back.
+    /// The time at which it came back.
     back_at: Option<Moment>,
 }
 
-/// What checks have told.
+/// The results of checks.
 #[derive(Default)]
 struct Health {
-    /// The number of the checks that are heard.
+    /// The number of the checks whose results count.
     number: u32,
-    /// Checks in a row that tell that the server is healthy, or that it is not; 0 if there are no checks.
+    /// Checks in a row after which the server is healthy, or unhealthy; 0 if there are no checks.
     rise: u32,
     fall: u32,
-    /// Checks in a row that told the opposite of `unhealthy`.
+    /// Checks in a row with a result that contradicts `unhealthy`.
     opposite: u32,
     unhealthy: bool,
 }
 
 impl Record {
-    /// Says whether the server is to get no request now.
+    /// Returns whether the server gets no request now.
     pub(super) fn is_paused(&self) -> bool {
         self.paused_until
             .is_some_and(|until| Moment::now().is_before(until))
     }
 
-    /// Says whether the server may get a request, and notes that it does.
+    /// Returns whether the server may get a request, and notes that it gets one.
     pub(super) fn admit(&mut self) -> bool {
         if self.is_paused() {
             return false;
@@ -69,24 +69,24 @@ impl Record {
         true
     }
 
-    /// Notes a request that was not answered; says whether the server is paused from now on.
+    /// Notes an unanswered request. Returns whether the server is paused now.
     pub(super) fn failed(&mut self) -> bool {
         self.fails = self.fails.saturating_add(1);
         let paused = self.fails_max > 0 && self.fails >= self.fails_max;
-        // Those that were under way together count as one.
+        // Failures of requests that were under way together cause one pause.
         if paused && !self.is_paused() {
             self.pause();
         }
         paused
     }
 
-    /// Notes that the server is back.
+    /// Notes that the server has come back.
     pub(super) fn back(&mut self) {
         self.back_at = Some(Moment::now());
     }
 
-    /// Returns which part of its weight the server has now, of [`WHOLE`]: less than all of it for a while when it
-    /// is back.
+    /// Returns the part of its weight that the server has now, out of [`WHOLE`]. It is smaller for a while after the
+    /// server has come back.
     pub(super) fn part(&self) -> u32 {
         let Some(back_at) = self.back_at else {
             return WHOLE;
@@ -108,12 +108,12 @@ impl Record {
         self.paused_until = None;
     }
 
-    /// Says whether checks tell that the server is unhealthy.
+    /// Returns whether the server is unhealthy by its checks.
     pub(super) fn is_unhealthy(&self) -> bool {
         self.health.unhealthy
     }
 
-    /// Begins to hear checks; returns their number. What was known from others stays.
+    /// Begins a series of checks and returns its number. Earlier results stay.
     pub(super) fn begin_checks(&mut self, rise: u32, fall: u32) -> u32 {
         let health = &mut self.health;
         health.number = health.number.wrapping_add(1);
@@ -121,7 +121,7 @@ impl Record {
         health.number
     }
 
-    /// Forgets what checks have told, and hears none any more.
+    /// Forgets the results of checks, and ignores further ones.
     pub(super) fn end_checks(&mut self) {
         let number = self.health.number.wrapping_add(1);
         self.health = Health {
@@ -158,11 +158,11 @@ impl Record {
     }
 }
 
-/// Returns how many milliseconds to wait before something is tried again that was `before` times.
+/// Returns the milliseconds to wait after `before` earlier waits.
 pub(super) fn backoff(before: u32) -> u32 {
     let base = u64::from(sysctl::backoff_min()) << before.min(16);
     let base = base.min(u64::from(sysctl::backoff_max())) as u32;
-    // A quarter less to a quarter more, so that many do not come at once.
+    // A jitter of a quarter, so that many do not come at once.
     let quarter = base / 4;
     base.saturating_sub(quarter)
         .saturating_add(random(quarter.saturating_mul(2).saturating_add(1)))

@@ -2,13 +2,12 @@
 
 //! A route: servers that answer the same requests, and how one of them is chosen.
 //!
-//! A server with weight 0 gets nothing new. Backups are chosen from when no other server is up, then servers
-//! whose checks fail, which may answer nevertheless, and at last those that are down, as then one answer
-//! is as good as another.
+//! A server with weight 0 gets nothing new. Backups are chosen if no other server is up; then servers whose checks
+//! fail, since they may answer nevertheless; and last those that are down, so that there is some answer.
 //!
-//! Context: softirq for the choice, process for changes. The lock is a leaf, so what a pool knows
-//! under its own is asked for without it: a change in between may make the choice another one, but
-//! never none while there are servers that may be chosen.
+//! Context: softirq for the choice, process for changes. The lock is a leaf, so the pools' states, which have locks of
+//! their own, are read without holding it. A change in between may lead to another choice, but never to none while
+//! there is a server that may be chosen.
 
 use super::{
     admission::Gate,
@@ -63,14 +62,14 @@ pub(crate) const WEIGHT_MAX: u32 = 256;
 /// How a route chooses among its servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Balance {
-    /// In turn, each as often as its weight says, spread evenly.
+    /// In turn, in proportion to the weights, spread evenly.
     #[default]
     RoundRobin,
-    /// The one with the fewest exchanges, waiting requests and tunnels for its weight.
+    /// The one with the fewest exchanges, waiting requests and tunnels relative to its weight.
     LeastConnections,
-    /// One client address always the same server, as long as that is up.
+    /// The same server for each client address, as long as it is up.
     AddressHash,
-    /// One value of a cookie always the same server, as long as that is up; in turn without one.
+    /// The same server for each value of a cookie, as long as it is up; in turn without a value.
     CookieHash,
     /// The same by the value of a field.
     HeaderHash,
@@ -127,23 +126,23 @@ impl Name {
     }
 }
 
-/// By what a client is told from others.
+/// What identifies a client in the choice.
 #[derive(Clone, Copy)]
 pub(crate) enum Client {
     /// Nothing: servers take turns.
     Any,
     /// Its address.
     Address(IpAddr),
-    /// The hash of what its requests have in common.
+    /// The hash of the value that its requests share.
     Digest(u64),
 }
 
 /// What the choice knows of a server besides its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
-    /// How much it gets in comparison with others: 0, which is nothing, to [`WEIGHT_MAX`].
+    /// Its weight: 0, which gets nothing, to [`WEIGHT_MAX`].
     pub(crate) weight: u32,
-    /// It gets something only when no other server is up.
+    /// It is used only when no other server is up.
     pub(crate) backup: bool,
 }
 
@@ -168,7 +167,7 @@ pub(crate) struct Route {
     pub(crate) drain: Drain,
     tunnels_opened: Tally,
     tunnels_closed: Tally,
-    /// Requests that were sent its way.
+    /// Requests that took the route.
     pub(crate) requests: Tally,
     retired: AtomicFlag,
     #[pin]
@@ -192,7 +191,7 @@ impl Default for Name {
 struct Entry {
     pool: ARef<Pool>,
     share: Share,
-    /// What the server is owed by the turns so far; less than all weights together.
+    /// What the turns so far owe the server; less than the sum of all weights.
     owed: i64,
 }
 
@@ -208,7 +207,7 @@ impl Places {
         self.0 |= 1u64.checked_shl(place as u32).unwrap_or(0);
     }
 
-    /// Says whether a place is in the set.
+    /// Returns whether a place is in the set.
     pub(crate) fn contains(self, place: usize) -> bool {
         self.0.checked_shr(place as u32).unwrap_or(0) & 1 != 0
     }
@@ -235,7 +234,7 @@ impl Servers {
             .position(|entry| core::ptr::eq(&raw const *entry.pool, pool))
     }
 
-    /// Chooses by turns: who is owed most is next, and pays all others.
+    /// Chooses in turn: the server that is owed most is next, and pays all others.
     fn in_turn(&mut self, among: Places, weights: &[u32; SERVERS_MAX]) -> Option<usize> {
         let mut total = 0i64;
         let mut best: Option<(usize, i64)> = None;
@@ -255,7 +254,7 @@ impl Servers {
         Some(place)
     }
 
-    /// Chooses who has least to do for its weight; among equals the next in turn.
+    /// Chooses the server with the least load relative to its weight; among equals the next in turn.
     fn least_loaded(
         &mut self,
         among: Places,
@@ -287,8 +286,8 @@ impl Servers {
         best.map(|(place, ..)| place)
     }
 
-    /// Chooses by what the client is: the server for which the two together hash best for its weight, so that a server
-    /// that goes or comes moves no other server's clients, and a weight that changes no more than it has to.
+    /// Chooses by the client: the server whose hash with the client is nearest for its weight. A server that is added
+    /// or removed moves only its own clients, and a changed weight moves no more than it has to.
     fn hashed(
         &self,
         among: Places,
@@ -306,10 +305,10 @@ impl Servers {
     }
 }
 
-/// Returns how far a hash is from the best one, for a weight; `None` if that is 0.
+/// Returns the distance of a hash from the best one, for a weight; `None` if the weight is 0.
 ///
-/// It is the negative logarithm of the hash, taken as a fraction, divided by the weight: of several hashes each is then
-/// nearest as often as its weight is of all weights.
+/// It is the negative logarithm of the hash, taken as a fraction, divided by the weight: each server is then nearest in
+/// proportion to its weight.
 fn distance(hash: u32, weight: u32) -> Option<u64> {
     let distance = u64::from(log2(u32::MAX).saturating_sub(log2(hash)));
     // Shifted, so that dividing by a weight keeps different distances apart.
@@ -335,7 +334,7 @@ impl Route {
         )
     }
 
-    /// Has tunnels end in their turn; exchanges are completed. Process context.
+    /// Makes tunnels end in their turn; exchanges are completed. Process context.
     pub(crate) fn drain(&self) {
         self.drain.begin(self.tunnels_open());
         Conn::post_all(DRAIN);
@@ -343,7 +342,7 @@ impl Route {
 
     /// Returns how many tunnels are open.
     pub(crate) fn tunnels_open(&self) -> u32 {
-        // The later one first, so that the difference is never negative.
+        // Reads the later counter first, so that the difference is never negative.
         let closed = self.tunnels_closed.get();
         let opened = self.tunnels_opened.get();
         u32::try_from(opened.saturating_sub(closed)).unwrap_or(u32::MAX)
@@ -359,19 +358,19 @@ impl Route {
         self.tunnels_closed.inc();
     }
 
-    /// Notes that the route was removed: no request is to be sent its way any more.
+    /// Notes that the route was removed: no request takes it any more.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
     }
 
-    /// Says whether the route was removed.
+    /// Returns whether the route was removed.
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Relaxed)
     }
 
     /// Adds a server. Fails with `ENOSPC` if there are [`SERVERS_MAX`].
     pub(crate) fn add(&self, pool: ARef<Pool>, share: Share) -> Result {
-        // Memory is got before the lock is taken, where waiting for it is allowed.
+        // Allocates before the lock is taken, where the allocation may sleep.
         let mut entries = KVec::with_capacity(SERVERS_MAX, GFP_KERNEL)?;
         let mut servers = self.servers.lock();
         if servers.entries.len() >= SERVERS_MAX {
@@ -398,7 +397,7 @@ impl Route {
         Ok(())
     }
 
-    /// Has `pool` take the place of another one.
+    /// Replaces the pool `old` by `pool`.
     pub(crate) fn replace(&self, old: &Pool, pool: ARef<Pool>) {
         let mut servers = self.servers.lock();
         let found = servers.position(old);
@@ -408,7 +407,7 @@ impl Route {
         drop(replaced);
     }
 
-    /// Takes a server away.
+    /// Removes a server.
     pub(crate) fn remove(&self, pool: &Pool) {
         let mut servers = self.servers.lock();
         let found = servers.position(pool);
@@ -417,7 +416,7 @@ impl Route {
         drop(removed);
     }
 
-    /// Changes what a server gets.
+    /// Changes the share of a server.
     pub(crate) fn set_share(&self, pool: &Pool, share: Share) {
         let mut servers = self.servers.lock();
         let found = servers.position(pool);
@@ -448,14 +447,14 @@ impl Route {
         Some((entry.pool.clone(), entry.share))
     }
 
-    /// Says whether `pool` is the server at a place.
+    /// Returns whether `pool` is the server at a place.
     pub(crate) fn has_at(&self, place: usize, pool: &Pool) -> bool {
         let servers = self.servers.lock();
         let entry = servers.entries.get(place);
         entry.is_some_and(|entry| core::ptr::eq(&raw const *entry.pool, pool))
     }
 
-    /// Returns where the server `pool` is, and its weight; `None` if it is none of the route's.
+    /// Returns the place and the weight of the server `pool`; `None` if the route does not have it.
     pub(crate) fn place_of(&self, pool: &Pool) -> Option<(usize, u32)> {
         let servers = self.servers.lock();
         let mut entries = servers.entries.iter().enumerate();
@@ -474,10 +473,11 @@ impl Route {
         (place, up)
     }
 
-    /// Chooses a server for a request, none of `avoid`; returns its place, too. `None` if there is none left, or all have
-    /// weight 0. `client` is asked if it makes a difference.
+    /// Chooses a server for a request, none of `avoid`, and returns its place and its pool. `None` if no server is
+    /// left, or all have weight 0. `client` is called only if it makes a difference.
     ///
-    /// Places change when a server is taken away; who avoids the wrong one then asks another one in vain.
+    /// Places change when a server is removed. A caller that then avoids the wrong one may get a server that it has
+    /// tried.
     pub(crate) fn choose(
         &self,
         client: impl FnOnce(Balance) -> Client,
@@ -499,7 +499,7 @@ impl Route {
     }
 
     /// Chooses one of several servers.
-    #[inline(never)] // Its stack frame is not that of routes with one server.
+    #[inline(never)] // Keeps its stack frame off the path of routes with one server.
     fn choose_among(
         &self,
         count: usize,
@@ -543,7 +543,7 @@ impl Route {
             }
         };
         let chosen = place.and_then(|place| Some((place, servers.entries.get(place)?)));
-        // Servers were taken away meanwhile.
+        // Servers were removed meanwhile.
         let any = || {
             let mut entries = servers.entries.iter().enumerate();
             entries.find(|(place, entry)| entry.share.weight > 0 && !avoid.contains(*place))

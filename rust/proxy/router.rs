@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The routes of a listener, and which of them is a request's.
+//! The routes of a listener, and the selection of one for a request.
 //!
-//! A route has a key, a host and a path. Configuration keeps the routes in the order of their keys;
-//! whenever that changes it makes a new [`Table`] of them, and the data path looks in the one that
-//! is in force. Of several routes with the same key the first is placed in the table. The others wait
-//! for it: only a new route can be one of them, as all begin with the same key.
+//! A route has a key, a host and a path. Configuration keeps the routes sorted by key. Each change makes a new
+//! [`Table`], and the data path uses the current one. Of several routes with the same key, the first is in the table
+//! and the others wait. Only new routes can wait, because all begin with the same key.
 //!
 //! Context: process for changes, softirq for the choice. The mutex comes before the lock.
 
@@ -72,7 +71,7 @@ impl Place {
 /// The routes of a listener.
 #[pin_data]
 pub(crate) struct Router {
-    /// Sorted by key, those of one key by when they got it.
+    /// Sorted by key; routes of the same key by the time at which they got it.
     #[pin]
     places: Mutex<KVec<Place>>,
     #[pin]
@@ -111,13 +110,13 @@ impl Router {
         })
     }
 
-    /// Takes a route away; one that waits for its key gets it.
+    /// Removes a route. A route that waits for its key gets it.
     pub(crate) fn remove(&self, route: &Route) {
         let mut places = self.places.lock();
         let Some(at) = position(&places, route) else {
             return;
         };
-        // It gets nothing more, be there memory for another table or not.
+        // It gets nothing more, even if there is no memory for a new table.
         route.retire();
         let led = leads(&places, at);
         let _ = places.remove(at);
@@ -128,8 +127,8 @@ impl Router {
 
     /// Changes a route's key, or a part of it.
     ///
-    /// Fails with `EINVAL` if a text is none that a key may have, with `EEXIST` if another route has
-    /// the key, and with `ENOMEM`; the key is then the one it was.
+    /// Fails with `EINVAL` if a text is not valid in a key, with `EEXIST` if another route has the key, and with
+    /// `ENOMEM`. The key then stays as it was.
     pub(crate) fn set(&self, route: &Route, host: Option<&[u8]>, path: Option<&[u8]>) -> Result {
         let mut host = host.map(Part::host).transpose()?;
         let mut path = path.map(Part::path).transpose()?;
@@ -170,7 +169,7 @@ impl Router {
         show(place.host.text(), place.path.text())
     }
 
-    /// Says whether requests are sent the way of this route, and not of another one with its key.
+    /// Returns whether this route, and not another one with its key, is in the table.
     pub(crate) fn is_placed(&self, route: &Route) -> bool {
         let places = self.places.lock();
         position(&places, route).is_some_and(|at| leads(&places, at))
@@ -184,7 +183,7 @@ impl Router {
         Ok(())
     }
 
-    /// Finds the route of a request, whose head's bytes are those of `src`; `None` if there is none.
+    /// Finds the route of a request; `src` has the bytes of its head. `None` if there is no route.
     ///
     /// Fails with [`proto::Error::BadPath`] if the path decides and cannot be compared.
     pub(crate) fn find<S: Source + ?Sized>(
@@ -195,7 +194,7 @@ impl Router {
         self.find_by(request.host, request.target, src)
     }
 
-    /// As [`Self::find`], for a request of which no more than this is known.
+    /// As [`Self::find`], for a request of which only this is known.
     pub(crate) fn find_by<S: Source + ?Sized>(
         &self,
         host: Option<Span>,
@@ -216,7 +215,7 @@ fn position(places: &[Place], route: &Route) -> Option<usize> {
         .position(|place| core::ptr::eq(&raw const *place.route, route))
 }
 
-/// Says whether the route at this place is the first one with its key.
+/// Returns whether the route at this place is the first one with its key.
 fn leads(places: &[Place], at: usize) -> bool {
     let before = at.checked_sub(1).and_then(|before| places.get(before));
     match (before, places.get(at)) {

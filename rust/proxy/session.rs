@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a connection is used for, and what connections tell each other.
+//! The uses of a connection, and the messages between connections.
 
 use super::{
     admission::{
@@ -65,17 +65,17 @@ pub(crate) type Io<'a> = net::Io<'a, Session>;
 
 /// The use of a connection.
 pub(crate) enum Session {
-    /// None any more. As long as a client's connection lingers it counts by limits on connections.
+    /// No longer used. While a client's connection lingers, it counts for the limits on connections.
     Released(Option<Lingering>),
     /// A client speaks HTTP/1 on it.
     ///
-    /// Beside it, in room that there is, what it counts for by limits on clients.
+    /// Beside it, where there is room, its seat in the limits of clients.
     Downstream(Downstream, Option<Seat>),
     /// A server speaks HTTP/1 on it.
     Upstream(Upstream),
     /// One end of a tunnel.
     Tunnel(Tunnel),
-    /// A server is asked on it how it is.
+    /// A health check of a server.
     Check(Check),
 }
 
@@ -83,8 +83,8 @@ pub(crate) enum Session {
 pub(crate) enum Mail {
     /// To a downstream connection that waits: a server connection.
     Checkout(Checkout),
-    /// To a downstream connection, from itself: the server connection that is its own between requests, because
-    /// whoever the server takes for its user is that of the connection.
+    /// To a downstream connection, from itself: its own server connection between requests, because the server has
+    /// authenticated that connection.
     Bound(Own),
     /// To an upstream connection: what to do with the response.
     Job(KBox<Job>),
@@ -136,7 +136,7 @@ impl net::Session for Session {
     }
 }
 
-/// To downstream: a server connection is in the mail.
+/// To downstream: a server connection is in the mail slot.
 pub(crate) const GRANTED: Events = Events::session::<0>();
 /// To downstream: the response is complete and the server connection ready for the next request.
 pub(crate) const ENDED: Events = Events::session::<1>();
@@ -144,9 +144,9 @@ pub(crate) const ENDED: Events = Events::session::<1>();
 pub(crate) const ENDED_LAST: Events = Events::session::<2>();
 /// To downstream: the connection has to be closed behind this response.
 pub(crate) const CLOSE_AFTER: Events = Events::session::<3>();
-/// To downstream, with [`ENDED`]: the server knows the connection by whose it is, so nobody else may have it.
+/// To downstream, with [`ENDED`]: the server has authenticated the connection, so no other client may have it.
 pub(crate) const BOUND: Events = Events::session::<21>();
-/// To downstream, before it: the final response begins, though the request is not complete.
+/// To downstream, before the response: the final response begins although the request is not complete.
 pub(crate) const BEGUN: Events = Events::session::<18>();
 /// To downstream: the server switched protocols, and its connection is a tunnel now.
 pub(crate) const SWITCHED: Events = Events::session::<4>();
@@ -156,25 +156,25 @@ pub(crate) const FAILED_502: Events = Events::session::<5>();
 pub(crate) const FAILED_503: Events = Events::session::<6>();
 /// To downstream: there will be no response in time, answer 504.
 pub(crate) const FAILED_504: Events = Events::session::<7>();
-/// To downstream: the server closed an idle connection just when the request came.
+/// To downstream: the server closed an idle connection just as the request arrived.
 pub(crate) const STALE: Events = Events::session::<8>();
 /// To downstream: the pool at which it waits has no connection; answer 502.
 pub(crate) const REFUSED_502: Events = Events::session::<14>();
 /// To downstream: the pool at which it waits got no connection in time; answer 504.
 pub(crate) const REFUSED_504: Events = Events::session::<15>();
-/// To all: what was begun cannot be completed, reset; what a client was sent of a response is delivered before.
+/// To all: the exchange or tunnel cannot be completed, so reset. What was already sent to a client is delivered first.
 pub(crate) const ABORTED: Events = Events::session::<9>();
-/// To upstream: there is a job in the mail.
+/// To upstream: there is a job in the mail slot.
 pub(crate) const ASSIGNED: Events = Events::session::<10>();
 /// To upstream: nobody wants this connection any more.
 pub(crate) const GONE: Events = Events::session::<11>();
 /// To a tunnel: the other end got a FIN; pass it on behind what is queued.
 pub(crate) const PEER_FIN: Events = Events::session::<12>();
-/// To all: a listener, a route or a server is being drained; whose is, comes to an end.
+/// To all: a listener, a route or a server is being drained. The connections of the drained one end.
 pub(crate) const DRAIN: Events = Events::session::<13>();
-/// To a tunnel: the other end was reset; pass it on when what was relayed is delivered.
+/// To a tunnel: the other end was reset; pass it on when everything relayed has been delivered.
 pub(crate) const PEER_RESET: Events = Events::session::<19>();
-/// To a tunnel: it is being closed from between.
+/// To a tunnel: Squall is closing it.
 pub(crate) const CLOSING: Events = Events::session::<17>();
 
 impl Sink for Writer<'_> {
@@ -184,7 +184,7 @@ impl Sink for Writer<'_> {
     }
 }
 
-/// What the protocol code is lent.
+/// The digests for the protocol code.
 pub(crate) const DIGESTS: Digests = Digests {
     sha1_base64: net::sha1_base64,
     keyed: |pieces| {
@@ -206,12 +206,12 @@ pub(crate) fn count_response_error(error: proto::Error) {
     stats::inc_numbered(RULES.saturating_add(error.index()));
 }
 
-/// How many rules there are: the numbered counters of requests come first, then those of responses.
+/// The number of rules. The numbered counters of requests come first, then those of responses.
 const RULES: usize = proto::Error::ALL.len();
 
 const _: () = assert!(2 * RULES <= stats::NUMBERED_MAX);
 
-// Each connection has one, and there are many.
+// There is one per connection, and there are many connections.
 const _: () = assert!(size_of::<Session>() <= 40);
 
 /// Returns how often a rule was broken by clients, and how often by servers.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a listener serves, as the data path sees it.
+//! The data path's view of a listener.
 //!
-//! Configuration changes it while connections use it: each request looks anew, and what it found it
-//! keeps to its end. Which route that is, [`super::router`] decides.
+//! Configuration changes it while connections use it. Each request looks at it once and keeps what it found until it
+//! ends. [`super::router`] selects the route.
 
 use super::{
     access::{
@@ -67,7 +67,7 @@ pub(crate) struct Site {
     pub(crate) drain: Drain,
     #[pin]
     rules: BhLock<Rules>,
-    /// There are rules.
+    /// There are access rules.
     ruled: AtomicFlag,
     /// A Via field is added to requests and responses.
     via: AtomicFlag,
@@ -75,10 +75,10 @@ pub(crate) struct Site {
     pub(crate) door: Door,
 }
 
-/// What requests say of where they come from.
+/// The fields about the origin of requests.
 #[derive(Default)]
 struct Origin {
-    /// Clients that are believed what they say of whom they act for.
+    /// Networks of trusted proxies.
     trusted: Networks,
     /// A Forwarded field is written.
     forwarded: bool,
@@ -128,7 +128,7 @@ impl Site {
         write!(text, "{}", self.origin.lock().trusted)
     }
 
-    /// Says whether a Forwarded field is written, after changing that if `change` is given.
+    /// Returns whether a Forwarded field is written, after changing that if `change` is given.
     pub(crate) fn forwarded(&self, change: Option<bool>) -> bool {
         let mut origin = self.origin.lock();
         origin.forwarded = change.unwrap_or(origin.forwarded);
@@ -140,18 +140,18 @@ impl Site {
         self.via.store(via, Relaxed);
     }
 
-    /// Says whether a Via field is added to requests and responses.
+    /// Returns whether a Via field is added to requests and responses.
     pub(crate) fn via(&self) -> bool {
         self.via.load(Relaxed)
     }
 
-    /// Says whether a client of this address is trusted, and whether a Forwarded field is written.
+    /// Returns whether a client of this address is trusted, and whether a Forwarded field is written.
     pub(crate) fn origin(&self, addr: IpAddr) -> (bool, bool) {
         let origin = self.origin.lock();
         (origin.trusted.contain(addr), origin.forwarded)
     }
 
-    /// Sets who may connect.
+    /// Sets the access rules.
     pub(crate) fn set_rules(&self, rules: Rules) {
         let ruled = !rules.is_empty();
         let old = core::mem::replace(&mut *self.rules.lock(), rules);
@@ -159,17 +159,17 @@ impl Site {
         drop(old);
     }
 
-    /// Writes who may connect.
+    /// Writes the access rules.
     pub(crate) fn show_rules(&self, text: &mut dyn fmt::Write) -> fmt::Result {
         write!(text, "{}", *self.rules.lock())
     }
 
-    /// Says whether there are rules of who may connect.
+    /// Returns whether there are access rules.
     pub(crate) fn has_rules(&self) -> bool {
         self.ruled.load(Acquire)
     }
 
-    /// Returns what the rules say of a client.
+    /// Returns what the access rules do with a client.
     pub(crate) fn access(&self, client: IpAddr) -> Access {
         self.rules.lock().of(client)
     }
@@ -177,7 +177,7 @@ impl Site {
     /// Returns how many connections there are, tunnels included, and those that linger.
     pub(crate) fn connections(&self) -> u64 {
         let counts = &self.counts;
-        // Those that end first, so that none of the differences is negative.
+        // Reads the counters of ended ones first, so that no difference is negative.
         let (closed, ended) = (counts.closed.get(), counts.tunnels_closed.get());
         let gone = counts.lingers_ended.get();
         let (opened, tunnels) = (counts.opened.get(), counts.tunnels_opened.get());
@@ -188,7 +188,7 @@ impl Site {
             .saturating_add(lingering)
     }
 
-    /// Has connections end as soon as no exchange is under way, and tunnels in their turn. Process context.
+    /// Makes connections end when no exchange is under way on them, and tunnels in their turn. Process context.
     pub(crate) fn drain(&self) {
         if !self.drain.is_on() {
             let closed = self.counts.tunnels_closed.get();

@@ -2,20 +2,19 @@
 
 //! A tunnel: bytes relayed between two connections after `101`, neither judged nor changed.
 //!
-//! Each connection is an end with the other as its peer. An end reads from its socket into the
-//! peer's queue and pauses while that is full. A FIN is passed on as a FIN behind the bytes before
-//! it, so that the other direction stays open. A reset is passed on as a reset, when what came before it has been
-//! delivered.
+//! Each connection is an end with the other as its peer. An end reads from its socket into the peer's queue and pauses
+//! while that is full. It passes on a FIN behind the bytes before it, so that the other direction stays open. It passes
+//! on a reset when the bytes before it have been delivered.
 //!
-//! The headers of frames are followed, so that a tunnel can be closed from between: each end relays
-//! up to the end of a frame, and then sends its peer a Close frame and a FIN. What that takes longer
-//! than `ws_close_timeout_ms` is ended by a reset.
+//! Each end follows the headers of frames, so that Squall can close a tunnel itself: each end relays up to the end of a
+//! frame, and then sends its peer a Close frame and a FIN. A tunnel that is not closed after `ws_close_timeout_ms` is
+//! reset.
 //!
-//! An idle tunnel costs nothing: a timer is armed for the first moment at which a timeout could be due,
-//! and what has happened meanwhile is looked at only then. Of the two ends the client's has all timeouts
-//! but that of a silent server.
+//! An idle tunnel costs nothing. A timer is armed for the earliest moment at which a timeout could be due, and recent
+//! activity is checked only then. The client's end has all timeouts but that of a silent server.
 //!
-//! Context: softirq, the lock of the end's own socket held; the peer is reached through its inbox.
+//! Context: softirq, the lock of the end's own socket held. The peer is reached directly while its lock is free and its
+//! queue empty (`Direct` in `net/tx.rs`), else by push and its inbox.
 
 mod shared;
 
@@ -78,7 +77,7 @@ use kernel::{
     }, //
 };
 
-/// Bytes that are relayed before the rates are looked at again.
+/// Bytes that are relayed before the rates are checked again.
 const RATED_PASS: u64 = 4096;
 
 /// Status codes of RFC 6455 section 7.4.1 and of the registry it founded.
@@ -86,11 +85,11 @@ const GOING_AWAY: u16 = 1001;
 const POLICY_VIOLATION: u16 = 1008;
 const SERVICE_RESTART: u16 = 1012;
 
-/// What `ws_rate_action` says of a client that is ahead of its rates, besides waiting.
+/// Values of `ws_rate_action` for a client that exceeds its rates; any other makes it wait.
 const RATE_CLOSE: u32 = 1;
 const RATE_RESET: u32 = 2;
 
-/// Whose connection an end is.
+/// The side of an end: whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
@@ -101,21 +100,21 @@ pub(crate) enum Side {
 pub(crate) struct Tunnel {
     peer: ARef<Conn>,
     shared: Arc<Shared>,
-    /// Where this end is in what it reads.
+    /// The position in the frames that this end reads.
     frames: Frames,
     side: Side,
-    /// All that this end will ever send its peer was sent, the FIN included.
+    /// This end has sent its peer everything, the FIN included.
     read_done: bool,
     /// A FIN was sent on this end.
     write_done: bool,
-    /// The tunnel is being closed from between, and this end knows.
+    /// Squall is closing the tunnel, and this end knows.
     closing: bool,
 }
 
 // Each connection has room for its session.
 const _: () = assert!(size_of::<Tunnel>() <= 32);
 
-/// What follows the frames that pass.
+/// Follows the frames that pass.
 struct Follower<'a> {
     frames: &'a mut Frames,
     begun: u32,
@@ -156,13 +155,13 @@ impl Tunnel {
         }
     }
 
-    /// Has the tunnel count for its client, by its connection and by itself, until that end is closed.
+    /// Makes the tunnel count for its client, as a connection and as a tunnel, until that end is closed.
     pub(crate) fn seated(self, seats: [Option<Seat>; 2]) -> Tunnel {
         self.shared.set_seats(seats);
         self
     }
 
-    /// Returns the client for whom it counts what `conn`, which this is the end of, holds.
+    /// Returns the client that the memory of `conn`, the connection of this end, counts for.
     pub(crate) fn client(&self, conn: &Conn) -> Option<IpAddr> {
         let client = match self.side {
             Side::Client => conn,
@@ -171,7 +170,7 @@ impl Tunnel {
         admission::counted(&self.shared.site, client.peer_ip())
     }
 
-    /// The session is over: has the client's connection count until it is gone.
+    /// The session is over. The client's connection counts until it is gone.
     pub(crate) fn linger(&mut self) -> Option<Lingering> {
         match self.side {
             Side::Client => {
@@ -182,7 +181,7 @@ impl Tunnel {
         }
     }
 
-    /// Begins to relay, and to look at the time.
+    /// Begins to relay, and arms the timer.
     pub(crate) fn start(&mut self, io: &mut Io<'_>) {
         io.set_user_timeout(self.shared.setting(Setting::WsSendTimeout));
         io.limit_memory(self.shared.setting(Setting::WsMemoryMaxKib));
@@ -242,7 +241,7 @@ impl Tunnel {
                     return self.read_to_end(io);
                 }
                 Stop::Done if spliced.bytes > 0 && most != u64::MAX => {}
-                // A peer that is dead says what has to become of this end.
+                // A dead peer tells this end what to do.
                 Stop::Done | Stop::Full | Stop::NoMemory | Stop::Dead => return,
                 Stop::Unreadable => return self.abort(io, End::NoMemory),
             }
@@ -261,7 +260,7 @@ impl Tunnel {
             self.keep_client(io);
             io.release();
         } else if !self.shared.is_closing() {
-            // A tunnel that is open one way only has less time.
+            // A tunnel that is open in one direction only has less time.
             self.rearm(io);
         }
     }
@@ -273,14 +272,14 @@ impl Tunnel {
         io.reset();
     }
 
-    /// The tunnel ends: who the client was can be asked only now.
+    /// The tunnel ends. The client's address can only be asked for now.
     fn keep_client(&self, io: &Io<'_>) {
         if self.side == Side::Client {
             self.shared.keep_client(io);
         }
     }
 
-    /// Begins to close the tunnel from between.
+    /// Begins to close the tunnel.
     fn close(&mut self, io: &mut Io<'_>, code: u16, end: End) {
         if self.shared.close(code, end) {
             self.peer.post(CLOSING);
@@ -288,17 +287,17 @@ impl Tunnel {
         }
     }
 
-    /// The tunnel is being closed: go on up to the end of a frame.
+    /// The tunnel is being closed: continues up to the end of a frame.
     fn begin_closing(&mut self, io: &mut Io<'_>) {
         self.closing = true;
         io.set_deadline(self.shared.setting(Setting::WsCloseTimeout));
         self.relay(io);
     }
 
-    /// Between two frames: sends the peer a Close frame, unless this end has sent one, and its FIN.
+    /// Sends the peer a Close frame, unless this end has sent one, and its FIN. Called between two frames.
     fn close_peer(&mut self, io: &mut Io<'_>) {
         if !self.frames.is_closed() {
-            // What goes to a server is masked.
+            // Frames to a server are masked.
             let key = (self.side == Side::Client).then(|| random(u32::MAX).to_ne_bytes());
             let mut buffer = [0; frame::MASKED_CLOSE_LEN];
             let frame = frame::close(self.shared.code(), key, &mut buffer);
@@ -306,7 +305,7 @@ impl Tunnel {
             let queued = queue
                 .write(frame, io.softirq())
                 .is_ok_and(|()| self.peer.deliver(&mut queue, None).is_ok());
-            // A peer that is dead says so.
+            // A dead peer reports that itself.
             if !queued && !self.peer.is_dead() {
                 return self.abort(io, End::NoMemory);
             }
@@ -314,7 +313,7 @@ impl Tunnel {
         self.read_to_end(io);
     }
 
-    /// Says whether the client is ahead of its rates, after what is to be done about it.
+    /// Returns whether the client exceeds its rates, after taking the configured action.
     fn is_ahead(&mut self, io: &mut Io<'_>) -> bool {
         let Some(until) = self.shared.ahead_until(Moment::now()) else {
             return false;
@@ -328,7 +327,7 @@ impl Tunnel {
                 stats::inc(Counter::RateCloses);
                 self.abort(io, End::Rate);
             }
-            // There is nothing that would have to wait, and perhaps an end to be passed on.
+            // Nothing has to wait, and there may be a FIN to pass on.
             _ if io.unread() == 0 => return false,
             _ => {
                 stats::inc(Counter::RateDelays);
@@ -339,13 +338,13 @@ impl Tunnel {
         true
     }
 
-    /// Returns the first timeout that is due at some time, if nothing happens before.
+    /// Returns the timeout that is due first if nothing else happens.
     fn next_due(&self, io: &Io<'_>) -> Option<(Moment, Counter, End)> {
         let after = |from: Moment, setting, counter, end| match self.shared.setting(setting) {
             0 => None,
             ms => Some((from.after_ms(ms), counter, end)),
         };
-        // Who has sent what was not read yet is not silent up to now; who has sent a FIN may be.
+        // Unread input counts as activity now; a FIN alone does not.
         let heard_at = match io.unread() {
             0 => io.received_at(),
             _ => Moment::now(),
@@ -398,15 +397,15 @@ impl Tunnel {
             })
     }
 
-    /// Has the timer fire when the first timeout could be due.
-    #[inline(never)] // Its stack frame is not that of every segment.
+    /// Arms the timer for the earliest moment at which a timeout could be due.
+    #[inline(never)] // Keeps its stack frame off the path of every segment.
     fn rearm(&self, io: &mut Io<'_>) {
         match self.next_due(io) {
             Some((at, ..)) => io.set_deadline(Moment::now().ms_until(at)),
             None => io.clear_deadline(),
         }
         if self.side == Side::Client && !self.read_done && self.shared.is_rated() {
-            // What waits for the rates is looked at then, whatever else there is to wait for.
+            // Data that waits for the rates is checked then, whatever else is pending.
             if let Some(until) = self.shared.ahead_until(Moment::now()) {
                 io.set_deadline_before(until);
             }
@@ -416,7 +415,7 @@ impl Tunnel {
     fn timer(&mut self, io: &mut Io<'_>) {
         if self.shared.is_closing() {
             if !self.closing {
-                // This end is about to be told, and has its time from then on.
+                // This end is about to be told, and its timeout starts then.
                 return self.begin_closing(io);
             }
             stats::inc(Counter::CloseTimeouts);
@@ -458,7 +457,7 @@ impl Drop for Tunnel {
     }
 }
 
-/// What the events of a tunnel's connection mean, at both ends.
+/// The hooks of a tunnel's connection, at both ends.
 pub(crate) static HOOKS: Hooks<Session> = Hooks {
     data_ready: |session, io| {
         if let Session::Tunnel(tunnel) = session {
@@ -475,13 +474,13 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
     reads_on: true,
 };
 
-/// Follows what the other end says.
+/// Handles the events from the other end.
 pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     let Session::Tunnel(tunnel) = session else {
         return;
     };
     if events & GRANTED != 0 {
-        // Asked for by a request before the one that made the tunnel.
+        // A request before the one that made the tunnel has asked for it.
         if let Some(Mail::Checkout(checkout)) = io.take_mail() {
             checkout.put_back_unused();
         }
@@ -515,15 +514,15 @@ pub(crate) fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
 
 fn closed(session: &mut Session, io: &mut Io<'_>, errno: i32) {
     if let Session::Tunnel(tunnel) = session {
-        // Both FINs would have released the session: this is a reset, or a peer that vanished.
-        // TCP gives an end up by ETIMEDOUT, or by what it heard meanwhile: mostly that there is no way to the host.
+        // Two FINs would have released the session, so this is a reset or a peer that vanished. TCP gives an end up
+        // with ETIMEDOUT, or with the last error it received, mostly that the host is unreachable.
         let resets = [ECONNRESET, EPIPE, ECONNABORTED].map(|code| -code.to_errno());
         let memory = errno == -ENOMEM.to_errno();
         let stalled = errno != 0 && !memory && !resets.contains(&errno);
         if stalled {
             stats::inc(Counter::TunnelSendTimeouts);
         }
-        // By no error it is our own reset: of what noted why, or of the module's unloading.
+        // Without an error it is Squall's own reset: its reason is already noted, or the module is being unloaded.
         if memory {
             tunnel.shared.ended(End::NoMemory);
         } else if errno != 0 {
@@ -534,7 +533,7 @@ fn closed(session: &mut Session, io: &mut Io<'_>, errno: i32) {
                 (Side::Server, true) => End::ServerStalled,
             });
         }
-        // What was relayed before it is the peer's; memory that is short is not kept for that.
+        // The peer still gets what was relayed before it, unless memory is short.
         tunnel.peer.post(if memory { ABORTED } else { PEER_RESET });
         tunnel.keep_client(io);
     }

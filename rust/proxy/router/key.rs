@@ -27,20 +27,19 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Returns it as it was written.
+    /// Returns it as it was configured.
     pub(super) fn text(&self) -> &[u8] {
         &self.text
     }
 
-    /// Returns it as it is compared.
+    /// Returns the form that is compared.
     pub(super) fn compared(&self) -> &[u8] {
         &self.compared
     }
 
     /// Reads a host: empty, a name, an IPv6 address in brackets, or `*.` and a name.
     ///
-    /// Compared are the bytes from the last to the first, those of a wildcard up to its dot. Fails with
-    /// `EINVAL`.
+    /// The form that is compared has the bytes in reverse order, for a wildcard up to its dot. Fails with `EINVAL`.
     pub(super) fn host(text: &[u8]) -> Result<Part> {
         let mut compared = KVec::new();
         let (wildcard, host) = match text.strip_prefix(b"*.") {
@@ -65,7 +64,7 @@ impl Part {
 
     /// Reads a path: `/`, or segments with a `/` before each, and perhaps one at the end.
     ///
-    /// Fails with `EINVAL`, also for what no request's path is compared as.
+    /// Fails with `EINVAL`, also for a path that no request can match.
     pub(super) fn path(text: &[u8]) -> Result<Part> {
         let usual = |byte: &u8| byte.is_ascii_graphic() && !b"\"#<>?;\\".contains(byte);
         if text.first() != Some(&b'/') || text.len() > PATH_MAX || !text.iter().all(usual) {
@@ -101,7 +100,7 @@ fn slashes(path: &[u8]) -> usize {
     path.iter().filter(|byte| **byte == b'/').count()
 }
 
-/// Says whether this is a name or an IPv4 address, perhaps with a dot at the end.
+/// Returns whether this is a name or an IPv4 address, perhaps with a dot at the end.
 fn is_name(host: &[u8]) -> bool {
     host.strip_suffix(b".")
         .unwrap_or(host)
@@ -113,7 +112,7 @@ fn is_of_name(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }
 
-/// Says whether this is something in brackets.
+/// Returns whether this is something in brackets.
 fn is_literal(host: &[u8]) -> bool {
     let closed = host.iter().position(|byte| *byte == b']');
     host.first() == Some(&b'[') && closed == host.len().checked_sub(1)

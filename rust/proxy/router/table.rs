@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A table of routes, made when configuration changes and never changed itself.
+//! An immutable table of routes, made when configuration changes.
 //!
-//! One trie is of hosts, backwards; each host has one of its paths. A wildcard's key ends with its dot,
-//! `moc.elpmaxe.` for `*.example.com`, so that the keys which a host begins with, read backwards, are
-//! those it fits, and the longest is the most specific one. Each host knows the next less specific one
-//! that it fits itself: if none of its paths fits, the search goes on there.
+//! One trie contains the hosts, backwards, and each host has a trie of its paths. A wildcard's key ends with its dot,
+//! `moc.elpmaxe.` for `*.example.com`, so a host, read backwards, matches exactly the keys that it begins with, and the
+//! longest is the most specific one. Each host knows the next less specific host that it matches itself. If none of its
+//! paths matches, the search continues there.
 //!
-//! A search takes as many steps as the host and the path have bytes, and no more than a route's path has
-//! bytes for each further host; how many routes there are is not among it.
+//! A search takes as many steps as the host and the path have bytes, and for each further host at most as many as the
+//! longest path of a route. The number of routes does not matter.
 //!
 //! Context: process for making, softirq for finding.
 
@@ -59,11 +59,11 @@ struct HostEntry {
     routes: usize,
     /// Its only path is `/`.
     sole: bool,
-    /// The next less specific host that fits wherever this one does, which has a lower place.
+    /// The next less specific host that matches wherever this one does. It has a lower place.
     next: Option<usize>,
 }
 
-/// Says whether a host fits a key that it begins with, by the last byte of the key and the byte behind.
+/// Returns whether a host fits a key that it begins with, by the last byte of the key and the byte behind.
 fn host_fits(last: Option<u8>, next: Option<u8>) -> bool {
     match last {
         None => true,
@@ -72,13 +72,13 @@ fn host_fits(last: Option<u8>, next: Option<u8>) -> bool {
     }
 }
 
-/// Says whether a path fits a key that it begins with: the key ends where a segment does.
+/// Returns whether a path fits a key that it begins with: the key ends where a segment does.
 fn path_fits(last: Option<u8>, next: Option<u8>) -> bool {
     last == Some(b'/') || matches!(next, None | Some(b'/'))
 }
 
 impl Table {
-    /// Makes the table of these routes, sorted by key; of several with one key the first gets it.
+    /// Makes the table of these routes, which are sorted by key. Of several with the same key, the first is used.
     pub(super) fn new(places: &[Place]) -> Result<Table> {
         let mut table = Table {
             bytes: KVVec::new(),
@@ -176,13 +176,13 @@ impl Table {
             if found.is_some() {
                 return Ok(found.cloned());
             }
-            // It ends whatever the table says.
+            // The loop ends whatever the table contains.
             at = entry.next.filter(|next| *next < place);
         }
         Ok(None)
     }
 
-    /// Returns the place of the most specific host that a request's fits.
+    /// Returns the place of the most specific host that matches the request's host.
     #[inline(never)] // The host is copied to the stack.
     fn host<S: Source + ?Sized>(&self, host: Option<Span>, src: &S) -> Option<usize> {
         let trie = self.hosts_trie();
@@ -198,7 +198,7 @@ impl Table {
         place.map(|place| place as usize)
     }
 
-    /// Returns the route of the longest path of a host that a request's fits.
+    /// Returns the route of the longest path of a host that matches the request's path.
     fn path<S: Source + ?Sized>(
         &self,
         host: &HostEntry,

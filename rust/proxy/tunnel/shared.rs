@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the two ends of a tunnel know of it together.
+//! The state that the two ends of a tunnel share.
 //!
-//! Context: softirq. What one end alone writes is read and written without more; the rest is atomic.
+//! Context: softirq. Fields that only one end writes need no atomic update; the others are updated atomically.
 
 use super::{
     super::{
@@ -62,35 +62,35 @@ const MILLISECOND: u64 = 1_000_000;
 /// The rates of bytes and of frames, in the order of `Shared::paid`.
 const RATES: [Setting; 2] = [Setting::WsBytesRate, Setting::WsFramesRate];
 
-/// What a tunnel shares.
+/// The shared state of a tunnel.
 #[pin_data]
 pub(crate) struct Shared {
     pub(super) site: Arc<Site>,
     pub(super) route: Arc<Route>,
     pub(super) pool: ARef<Pool>,
     opened: AtomicMoment,
-    /// When it is to be closed because something is being drained.
+    /// The time at which it is to be closed because of a drain.
     closes_at: AtomicMoment,
     /// Bytes and frames from the client, and from the server.
     passed: [[Atomic<u64>; 2]; 2],
-    /// The time, in nanoseconds, at which the bytes and the frames so far are paid for by the rates.
+    /// The time, in nanoseconds, at which the rates will have paid for the bytes and the frames so far.
     paid: [Atomic<u64>; 2],
     /// The status code with which it is being closed, in the upper half, and its [`End`]; 0 if there is none.
     end: Atomic<u32>,
-    /// Ends that are gone.
+    /// The number of ends that are closed.
     gone: Atomic<u32>,
     #[pin]
     kept: BhLock<Kept>,
 }
 
-/// What is kept for its end.
+/// What is kept for the end of the tunnel.
 struct Kept {
     log: Option<Arc<Record>>,
-    /// What it counts for by limits on clients, as their connection and as their tunnel.
+    /// Its seats in the limits of clients: as a connection and as a tunnel.
     seats: [Option<Seat>; 2],
 }
 
-// The next size of memory blocks is half as large again.
+// The next larger size class of the allocator is half as large again.
 const _: () = assert!(cfg!(CONFIG_DEBUG_SPINLOCK) || size_of::<Shared>() <= 128 - size_of::<u64>());
 
 /// Why a tunnel ended.
@@ -109,9 +109,9 @@ pub(crate) enum End {
     ClientReset,
     /// The server's connection was reset.
     ServerReset,
-    /// The client took nothing, or was not there any more.
+    /// The client accepted nothing, or vanished.
     ClientStalled,
-    /// The server took nothing, or was not there any more.
+    /// The server accepted nothing, or vanished.
     ServerStalled,
     /// Nothing came from either end.
     Idle,
@@ -119,7 +119,7 @@ pub(crate) enum End {
     ClientIdle,
     /// Nothing came from the server.
     ServerIdle,
-    /// It was open for long enough.
+    /// It reached its maximum lifetime.
     Lifetime,
     /// One end was closed, and the other one silent.
     HalfClosed,
@@ -129,12 +129,12 @@ pub(crate) enum End {
     Drained,
     /// A frame had a length that is not valid.
     BadFrame,
-    /// Memory was not to be had, or bytes could not be read.
+    /// No memory was available, or bytes could not be read.
     NoMemory,
 }
 
 impl End {
-    /// Returns what `Shared::end` has it as.
+    /// Returns its value in `Shared::end`.
     fn of(number: u32) -> Option<End> {
         const ALL: [End; 17] = [
             End::ClientClose,
@@ -158,7 +158,7 @@ impl End {
         ALL.into_iter().find(|&end| end as u32 == number)
     }
 
-    /// Returns what the log has it as.
+    /// Returns its values in the log.
     fn reason(self) -> (By, Why) {
         match self {
             End::ClientClose | End::ClientFin => (By::Client, Why::Fin),
@@ -181,7 +181,7 @@ impl End {
 }
 
 impl Shared {
-    /// One end is gone. When both are, the log is told, whose record goes with the last of them.
+    /// One end is closed. When both are, the log record is written; the last end drops it.
     pub(super) fn gone(&self) {
         if self.gone.fetch_add(1, Full) == 0 {
             return;
@@ -194,15 +194,15 @@ impl Shared {
             let bytes: &Atomic<u64> = bytes;
             (bytes.load(Relaxed), frames.load(Relaxed))
         });
-        // What nobody has noted is the module's unloading.
+        // If nobody noted a reason, the module is being unloaded.
         let end =
             End::of(self.end.load(Relaxed) & END).map_or((By::Proxy, Why::Unloaded), End::reason);
         log.tunnel_ended(client, server, end.0, end.1);
     }
 
-    /// Makes what the tunnel will share that an offer may lead to.
+    /// Makes the shared state of the tunnel that an offer may become.
     ///
-    /// `log`: what is kept of the request for the log, if somebody follows that.
+    /// `log`: the request's log record, if somebody follows the log.
     pub(crate) fn new(
         site: Arc<Site>,
         route: Arc<Route>,
@@ -228,7 +228,7 @@ impl Shared {
         Ok(Arc::from(place.pin_init_with(shared)?))
     }
 
-    /// Keeps who the client is for the log, if somebody follows that now and nobody did before.
+    /// Keeps the client's address for the log, if somebody follows the log now and nobody did before.
     pub(super) fn keep_client(&self, io: &Io<'_>) {
         if !is_followed() || self.opened.get().is_none() || self.kept.lock().log.is_some() {
             return;
@@ -239,19 +239,19 @@ impl Shared {
         self.kept.lock().log = record;
     }
 
-    /// Takes what the client's connection counts for.
+    /// Takes the seat of the client's connection.
     pub(super) fn take_seat(&self) -> Option<Seat> {
         let [connection, _] = &mut self.kept.lock().seats;
         connection.take()
     }
 
-    /// Sets what it counts for by limits on clients.
+    /// Sets its seats in the limits of clients.
     pub(super) fn set_seats(&self, seats: [Option<Seat>; 2]) {
         let old = core::mem::replace(&mut self.kept.lock().seats, seats);
         drop(old);
     }
 
-    /// Returns what counts for the tunnel's route.
+    /// Returns the tunnel's route.
     pub(crate) fn setting(&self, setting: Setting) -> u32 {
         self.route.settings.get(setting)
     }
@@ -261,12 +261,12 @@ impl Shared {
         self.opened.set(Some(Moment::now()));
     }
 
-    /// Notes why it ended, if that is not known yet.
+    /// Notes why it ended, unless that is already known.
     pub(crate) fn ended(&self, end: End) {
         self.note(END, end as u32);
     }
 
-    /// Says whether it is being closed by us.
+    /// Returns whether Squall is closing it.
     pub(crate) fn is_closing(&self) -> bool {
         self.code() != 0
     }
@@ -276,13 +276,13 @@ impl Shared {
         self.end.load(Relaxed).wrapping_shr(16) as u16
     }
 
-    /// Begins to close it with a status code; says whether it was not being closed already.
+    /// Begins to close it with a status code. Returns false if it was already being closed.
     pub(crate) fn close(&self, code: u16, end: End) -> bool {
         self.ended(end);
         self.note(!END, u32::from(code).wrapping_shl(16))
     }
 
-    /// Sets the half of `end` that `mask` selects, unless it is set; says whether it did.
+    /// Sets the half of `end` that `mask` selects, unless it is set. Returns whether it did.
     fn note(&self, mask: u32, value: u32) -> bool {
         let mut old = self.end.load(Relaxed);
         while old & mask == 0 {
@@ -294,7 +294,7 @@ impl Shared {
         false
     }
 
-    /// Counts what passed from one side. Called by that end alone.
+    /// Counts the bytes and frames from one side. Only that end calls it.
     pub(crate) fn passed(&self, from: Side, bytes: u64, frames: u32) {
         let [of_client, of_server] = &self.passed;
         let [all_bytes, all_frames] = match from {
@@ -319,8 +319,8 @@ impl Shared {
         Some(self.opened.get()?.after_ms(lifetime))
     }
 
-    /// Returns the part of the lifetime's jitter that this tunnel gets, of [`LUCK_MAX`]: by where it lies, which
-    /// spreads those that are opened one after the other.
+    /// Returns this tunnel's part of the lifetime's jitter, out of [`LUCK_MAX`]. It depends on the tunnel's address in
+    /// memory, which spreads tunnels that are opened one after the other.
     fn luck(&self) -> u64 {
         let place = (&raw const *self) as u64;
         place.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_shr(56)
@@ -334,7 +334,7 @@ impl Shared {
         ]
     }
 
-    /// Returns when it is to be closed because something is being drained, if that is so.
+    /// Returns when it is to be closed because of a drain, if there is one.
     pub(crate) fn drained_at(&self) -> Option<Moment> {
         let mut drains = self.drains().into_iter().filter(|drain| drain.is_on());
         let Some(drain) = drains.next() else {
@@ -347,20 +347,20 @@ impl Shared {
         self.closes_at.get()
     }
 
-    /// Says whether a rate limits what comes from the client.
+    /// Returns whether a rate limits the client.
     pub(crate) fn is_rated(&self) -> bool {
         RATES.into_iter().any(|rate| self.setting(rate) != 0)
     }
 
-    /// Returns when the client may be read from again, if it is ahead of its rates. Client's end.
+    /// Returns when the client may be read again, if it exceeds its rates. Client's end.
     pub(crate) fn ahead_until(&self, now: Moment) -> Option<Moment> {
         let burst = u64::from(self.setting(Setting::WsRateBurst)).saturating_mul(MILLISECOND);
-        // A rate that was taken back since holds nobody back.
+        // A rate that has been removed since holds nobody back.
         let rated = self.paid.iter().zip(RATES);
         let rated = rated.filter(|(_, rate)| self.setting(*rate) != 0);
         let paid = rated.map(|(paid, _)| paid.load(Relaxed)).max()?;
         let ahead = paid.saturating_sub(ns()).checked_sub(burst);
-        // Who has used up what may come at once, and no more, is not ahead.
+        // A client that has used up exactly its burst does not exceed its rate.
         let ahead = ahead.filter(|&ahead| ahead > 0)?;
         let ms = ahead.wrapping_div(MILLISECOND).saturating_add(1);
         Some(now.after_ms(u32::try_from(ms).unwrap_or(u32::MAX)))
