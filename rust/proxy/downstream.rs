@@ -2,9 +2,9 @@
 
 //! The client's side of HTTP/1: one request after the other.
 //!
-//! A head stays in the receive queue until a server connection is there to send it to; what is behind
-//! it stays there until its response is complete, so that pipelined requests are answered in order,
-//! and what a client sends behind an offer to upgrade is neither parsed nor lost.
+//! A head stays in the receive queue until there is a server connection for it. The bytes behind the request stay there
+//! until the response is complete. So pipelined requests are answered in order, and the bytes behind an offer to
+//! upgrade are neither parsed nor lost.
 //!
 //! Context: softirq, the lock of the downstream connection held.
 
@@ -94,7 +94,7 @@ use kernel::{
     sync::Arc, //
 };
 
-/// How often a server is chosen for one request, if servers refuse, or close connections before they answer.
+/// How often a server is chosen for one request if servers refuse, or close connections before they answer.
 pub(super) const TRIES_MAX: u8 = 3;
 
 mod admit;
@@ -116,9 +116,9 @@ use self::exchange::{
 enum State {
     /// A request.
     Head,
-    /// A request of a client that has or makes too many connections: it will be refused.
+    /// A request of a client with too many connections, which will be refused.
     Refused,
-    /// The time at which a request may be served that came early; its head is still in the receive queue.
+    /// The time at which an early request may be served; its head is still in the receive queue.
     Delayed,
     /// A server connection; the request's head is still in the receive queue.
     Connection,
@@ -126,23 +126,23 @@ enum State {
     Body,
     /// The response.
     Response,
-    /// The rest of the request, which nobody wants: the response is complete.
+    /// The rest of the request, which is discarded: the response is complete.
     Rest,
-    /// The client to take some of the responses it was sent, before it gets another.
+    /// The client, which has to read some of its responses before it gets another.
     Room,
 }
 
-/// What is particular about a connection.
+/// The special kinds of connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Plain,
     /// It counts as one that is turned away.
     TurnedAway,
-    /// A server connection is its own: it is in the mail between requests. See [`Mail::Bound`].
+    /// It owns a server connection, which is in the mail slot between requests. See [`Mail::Bound`].
     Bound,
 }
 
-/// The bits of [`Downstream::counts`] that count requests, which is also the most that `net.squall.requests_max` can be.
+/// The bits of [`Downstream::counts`] that count requests; also the upper bound of `net.squall.requests_max`.
 const REQUESTS: u32 = (1 << REQUESTS_BITS) - 1;
 
 const REQUESTS_BITS: u32 = 28;
@@ -151,9 +151,10 @@ const REQUESTS_BITS: u32 = 28;
 pub(crate) struct Downstream {
     site: Arc<Site>,
     state: State,
-    /// Requests so far in the lower bits, see [`REQUESTS`]; above them the empty lines skipped before the next one.
+    /// The number of requests so far in the lower bits, see [`REQUESTS`]. Above them, the number of empty lines skipped
+    /// before the next one.
     counts: u32,
-    /// Requests in a row that had come before the response to the one before was complete.
+    /// The number of requests in a row that arrived before the previous response was complete.
     pipelined: u16,
     kind: Kind,
     reading: Option<KBox<Reading>>,
@@ -161,14 +162,14 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
-    /// Returns the client for whom it counts what `conn`, which this is the session of, holds.
+    /// Returns the client that the memory of `conn`, the connection of this session, counts for.
     pub(crate) fn client(&self, conn: &Conn) -> Option<IpAddr> {
         admission::counted(&self.site, conn.peer_ip())
     }
 
     /// Makes the session of an accepted connection.
     ///
-    /// `turned_away`: there are too many of its client's; its first request is refused.
+    /// `turned_away`: its client has too many connections, so its first request is refused.
     pub(crate) fn new(site: Arc<Site>, turned_away: bool) -> Downstream {
         site.connection_opened();
         Downstream {
@@ -188,7 +189,7 @@ impl Downstream {
         }
     }
 
-    /// The session is over: has the connection count until it is gone.
+    /// The session is over. The connection counts until it is gone.
     pub(crate) fn linger(&mut self, seat: Option<Seat>) -> Lingering {
         let turned_away = self.kind == Kind::TurnedAway;
         self.kind = Kind::Plain;
@@ -224,14 +225,14 @@ impl Downstream {
         }
         let mut reading = match self.reading.take() {
             Some(reading) => reading,
-            // Small requests with large responses would else fill the queue without a bound.
+            // Otherwise small requests with large responses would fill the queue without a bound.
             None if io.wait_for_room() => {
                 self.state = State::Room;
                 io.set_deadline(sysctl::send_timeout());
                 return;
             }
             None => {
-                // Who is turned away has one time for all.
+                // A client that is turned away has one timeout for everything.
                 if self.state != State::Refused {
                     io.set_deadline(sysctl::head_timeout());
                 } else if !io.has_deadline() {
@@ -254,8 +255,8 @@ impl Downstream {
         }
     }
 
-    /// A head is complete: decide what it means, and ask for a server connection.
-    #[inline(never)] // Its stack frame is not that of every segment.
+    /// A head is complete: decides what it means, and asks for a server connection.
+    #[inline(never)] // Keeps its stack frame off the path of every segment.
     fn begin(&mut self, io: &mut Io<'_>) {
         let Some(reading) = &mut self.reading else {
             return;
@@ -310,7 +311,7 @@ impl Downstream {
         self.admit(io);
     }
 
-    /// Returns what counts for the request under way, or without one by default.
+    /// Returns the setting for the request under way, or its default without one.
     fn setting(&self, setting: Setting) -> u32 {
         match &self.exchange {
             Some(exchange) => exchange.route.settings.get(setting),
@@ -318,7 +319,7 @@ impl Downstream {
         }
     }
 
-    /// Counts a request; says whether the connection may have another.
+    /// Counts a request. Returns whether the connection may have another one.
     fn may_go_on(&mut self) -> bool {
         self.counts = self.counts & !REQUESTS | self.counts.saturating_add(1) & REQUESTS;
         if self.counts & REQUESTS >= sysctl::requests_max() {
@@ -362,7 +363,7 @@ impl Downstream {
         }
     }
 
-    /// Sends the request on a server connection; `false` if that is closed already.
+    /// Sends the request on a server connection; `false` if that is already closed.
     fn dispatch(&mut self, io: &mut Io<'_>, checkout: Checkout) -> bool {
         let Some(exchange) = &mut self.exchange else {
             return true;
@@ -454,7 +455,7 @@ impl Downstream {
         let settings = &exchange.route.settings;
         let mut timeout = settings.get(Setting::BodyTimeout);
         if exchange.request.expect_continue {
-            // It waits for the server first, which has a timeout of its own.
+            // It first waits for the server, which has a timeout of its own.
             timeout = timeout.saturating_add(settings.get(Setting::ResponseTimeout));
         }
         io.set_deadline(timeout);
@@ -490,7 +491,7 @@ impl Downstream {
         self.next(io);
     }
 
-    /// Goes on with the next request, which may be there already.
+    /// Continues with the next request, which may already be there.
     fn next(&mut self, io: &mut Io<'_>) {
         self.state = State::Head;
         self.reading = None;
@@ -502,7 +503,7 @@ impl Downstream {
             false => 0,
         };
         if begun || io.fin_received() {
-            // In a pass of its own: from here it would be a recursion that the client controls.
+            // In a pass of its own, since a call from here would be a recursion that the client controls.
             io.conn().post(RESUME);
         }
     }
@@ -538,7 +539,7 @@ impl Downstream {
         }
     }
 
-    /// Looks at whether the client takes what it is sent.
+    /// Checks whether the client takes the response.
     fn response_due(&mut self, io: &mut Io<'_>) {
         let timeout = self.setting(Setting::SendTimeout);
         let (now, due) = (Moment::now(), io.taken_at().after_ms(timeout));
@@ -582,8 +583,7 @@ impl Downstream {
         }
     }
 
-    /// The pool that this waits at has no connection for it. Nothing was sent, so any request may go to
-    /// another server.
+    /// The pool has no connection for the waiting request. Nothing was sent, so any request may go to another server.
     fn refused(&mut self, io: &mut Io<'_>, status: u16) {
         let Some(exchange) = &mut self.exchange else {
             return;
@@ -593,7 +593,7 @@ impl Downstream {
         }
         if let Some(pool) = exchange.waits_at.take() {
             exchange.refused(&pool, status);
-            // It waits no more, unless this came from another pool, late.
+            // It no longer waits, unless this is a late event from another pool.
             pool::cancel(&pool, io.conn());
         }
         self.ask(io);
@@ -609,7 +609,7 @@ impl Drop for Downstream {
     }
 }
 
-/// What the events of a downstream connection mean.
+/// The hooks of a downstream connection.
 pub(crate) static HOOKS: Hooks<Session> = Hooks {
     data_ready: |session, io| {
         if let Session::Downstream(downstream, _) = session {
@@ -622,19 +622,19 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
             downstream.timer(io);
         }
     },
-    // The session goes, and with it the exchange, which tells the server's side.
+    // Dropping the session drops the exchange, which tells the server's side.
     closed: |session, io, errno| {
         if let Session::Downstream(downstream, _) = session {
             let (by, why) = log::closed(By::Client, errno);
             downstream.log_end(by, why);
             let exchange = downstream.exchange.as_mut();
             if let Some(pool) = exchange.and_then(|exchange| exchange.waits_at.take()) {
-                // Else it would keep a place that others could have.
+                // Otherwise it would keep a place that others could use.
                 pool::cancel(&pool, io.conn());
             }
         }
     },
-    // Nobody is there to get a response.
+    // Nobody is left to get a response.
     reads_on: false,
 };
 
@@ -651,11 +651,11 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
             return io.reset();
         };
         let tunnel = Tunnel::new(Side::Client, peer, shared);
-        // Behind that, so that it counts as a tunnel before it does not as an offer any more.
+        // After that, so that it counts as a tunnel before it stops counting as an offer.
         let place = offer.and_then(|offer| KBox::into_inner(offer).accepted());
         let mut tunnel = tunnel.seated([seat.take(), place]);
         io.set_hooks(&tunnel::HOOKS);
-        // What the client has sent behind its request has waited for this.
+        // The bytes behind the request have waited for this.
         tunnel.start(io);
         *session = Session::Tunnel(tunnel);
         tunnel::events(session, io, events);

@@ -2,14 +2,14 @@
 
 //! The connections to one server.
 //!
-//! An exchange takes one out for itself with a [`Checkout`] and puts it back; a tunnel keeps it. Requests that
-//! find none wait in order while more are connected, one for each that waits. What is put back is kept for a while,
-//! up to a number. Nothing is connected ahead of need unless `connections` says so: a server that serves
-//! one connection at a time would wait for a request on a connection that has none, and serve nobody.
+//! An exchange takes one out with a [`Checkout`] and puts it back; a tunnel keeps it. Requests that find none wait in
+//! order, and one connection is opened for each of them. Returned connections are kept for a while, up to a maximum
+//! number. Connections ahead of need are opened only for `connections`: a server that serves one connection at a time
+//! would wait for a request on an unused connection and serve nobody else.
 //!
-//! When no connection can be made the server counts as down: requests are refused at once, and
-//! attempts follow each other with exponential backoff and jitter, one at a time, in softirq. So does a
-//! server that accepts connections and fails requests; see [`Record`].
+//! A server to which no connection can be made counts as down. Its requests are refused at once, and attempts follow
+//! one at a time, with exponential backoff and jitter, in softirq. A server that accepts connections and fails requests
+//! can count as down, too; see [`Record`].
 //!
 //! Context: softirq. The pool's lock is a leaf: no other lock is taken under it.
 
@@ -88,15 +88,14 @@ const CONNECTING_MAX: u32 = 128;
 /// Attempts started by one run of the task; more follow in the next tick.
 const CONNECTS_PER_RUN: u32 = 16;
 
-/// When attempts to connect may be made, to all servers together: a fleet that comes back is not met by a
-/// storm.
+/// The pace of attempts to connect to all servers together, so that a fleet of servers that comes back is not flooded.
 static CONNECTS: Pace = Pace::new();
 
 /// Milliseconds until the next run when there is more to connect.
 const PACE_MS: u32 = 1;
 
-/// A connection that the server closes earlier than this, in milliseconds, without having been used
-/// counts as a failed attempt: else a server that accepts and closes is connected to in a loop.
+/// An unused connection that the server closes earlier than this, in milliseconds, counts as a failed attempt.
+/// Otherwise a server that accepts and closes would be connected to in a loop.
 const SHORT_LIVED_MS: u32 = 1000;
 
 /// Largest value of `connections` and of `idle_max`.
@@ -105,7 +104,7 @@ pub(crate) const CONNECTIONS_MAX: u32 = 4096;
 /// Largest value of `connections_max`.
 pub(crate) const MOST_MAX: u32 = 65536;
 
-/// A pool: a task that provisions connections.
+/// A pool: the task that opens connections.
 pub(crate) type Pool = Task<Server>;
 
 /// What is known about a server.
@@ -114,9 +113,9 @@ pub(crate) struct Server {
     addr: SocketAddr,
     #[pin]
     shared: BhLock<Shared>,
-    /// Those of the server, which has other pools when its address is replaced.
+    /// The tunnels of the server, which gets another pool when its address changes.
     pub(crate) tunnels: Arc<Tunnels>,
-    /// A request failed since one was answered.
+    /// A request has failed since the last one was answered.
     failing: AtomicFlag,
     pub(crate) counts: Counts,
 }
@@ -139,11 +138,11 @@ pub(crate) struct Counts {
 struct Shared {
     /// Connections ready for a request.
     idle: Idle,
-    /// Connections of this pool: connecting, idle, and checked out; not those of tunnels.
+    /// Connections of this pool: connecting, idle and checked out, without those of tunnels.
     owned: u32,
     connecting: u32,
     size: Size,
-    /// The server has kept a connection open behind a response.
+    /// The server has kept a connection open after a response.
     keeps: bool,
     /// Downstream connections that want one.
     waiters: Waiters,
@@ -151,32 +150,32 @@ struct Shared {
     failures: u32,
     /// Milliseconds of the last backoff, jitter included.
     backoff: u32,
-    /// No attempt before this.
+    /// The time before which no attempt is made.
     not_before: Option<Moment>,
-    /// The attempts that are ours by [`CONNECTS`]: from when on, and how many.
+    /// The turns that were reserved from [`CONNECTS`]: from when on, and how many.
     turns: Option<(Moment, u32)>,
     record: Record,
-    /// The task's timer is set: its run will find what is due by then.
+    /// The task's timer is set. Its run finds what is due by then.
     timed: bool,
     /// It is set for the next tick, to replace connections.
     replacing: bool,
     stopped: bool,
 }
 
-/// How many connections a pool has, those of tunnels aside.
+/// The sizes of a pool, without tunnels.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
-    /// Kept ready, also before they are needed: up to [`CONNECTIONS_MAX`], and not more than `most`.
+    /// Connections that are kept ready ahead of need: up to [`CONNECTIONS_MAX`], and not more than `most`.
     pub(crate) connections: u32,
-    /// At most, while more are wanted than are ready: up to [`MOST_MAX`].
+    /// The most connections: up to [`MOST_MAX`].
     pub(crate) most: u32,
-    /// Kept for a while, of those that have served a request: up to [`CONNECTIONS_MAX`].
+    /// The most used connections that are kept for a while: up to [`CONNECTIONS_MAX`].
     pub(crate) idle_most: u32,
     /// That while, in milliseconds.
     pub(crate) idle_ms: u32,
 }
 
-/// What a pool looks like at a moment, for its `stats` file.
+/// A snapshot of a pool for its `stats` file.
 pub(crate) struct Snapshot {
     pub(crate) idle: u32,
     pub(crate) busy: u32,
@@ -192,7 +191,7 @@ pub(crate) struct Snapshot {
 /// Whether a server can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Nothing is known against it.
+    /// It is up.
     Up,
     /// Its checks fail.
     Unhealthy,
@@ -200,11 +199,11 @@ pub(crate) enum Standing {
     Down,
 }
 
-/// What came of asking for a connection.
+/// The result of asking for a connection.
 pub(crate) enum Answer {
     /// Here is one.
     Ready(Checkout),
-    /// It will come by mail, or an event `FAILED_…`.
+    /// It will come by mail, or an event `REFUSED_…` will.
     Queued,
     /// None; answer with this status.
     Refused(u16),
@@ -215,12 +214,12 @@ impl Shared {
         (self.owned.saturating_sub(self.connecting)).saturating_sub(self.idle.len())
     }
 
-    /// Returns whether no connection can be had, as far as is known.
+    /// Returns whether the server counts as down.
     fn is_down(&self) -> bool {
         self.failures > 0 && self.owned == self.connecting
     }
 
-    /// Returns what is known of the server.
+    /// Returns the standing of the server.
     fn standing(&self) -> Standing {
         if self.is_down() || self.record.is_paused() {
             Standing::Down
@@ -239,7 +238,7 @@ impl Shared {
         }
     }
 
-    /// Adds a connection to the idle ones if there is room for it; one that is not `used` has not served a request.
+    /// Adds a connection to the idle ones if there is room for it. `used`: it has served a request.
     fn add_idle(&mut self, conn: &ARef<Conn>, used: bool) -> bool {
         self.keeps |= used;
         if self.idle.len() >= self.keep().room(self.keeps) {
@@ -258,7 +257,7 @@ impl Shared {
         removed
     }
 
-    /// Returns the milliseconds before which no attempt is to be made.
+    /// Returns the milliseconds until the next attempt may be made.
     fn backoff_left(&self) -> u32 {
         match self.not_before {
             Some(at) if !self.stopped => Moment::now().ms_until(at),
@@ -266,7 +265,7 @@ impl Shared {
         }
     }
 
-    /// Returns how many wait for whom nothing is being connected.
+    /// Returns how many requests wait without a connection being opened for them.
     fn demand(&self) -> u32 {
         self.waiters.count().saturating_sub(self.connecting)
     }
@@ -276,7 +275,7 @@ impl Shared {
         if self.stopped || self.backoff_left() > 0 {
             return 0;
         }
-        // Also a server to which none are kept has to be tried, to know when it is back.
+        // A server without connections to keep also has to be tried, to find out when it is back.
         let target = self.size.connections.max(u32::from(self.is_down()));
         let missing = target.saturating_sub(self.owned);
         let most = if self.is_down() { 1 } else { CONNECTING_MAX };
@@ -286,7 +285,8 @@ impl Shared {
             .min(most.saturating_sub(self.connecting))
     }
 
-    /// Takes one of the turns to connect, of `wanted`, if it has come; else returns the milliseconds until then.
+    /// Takes one of the turns to connect, of which `wanted` are needed, and returns 0. If it has not come yet, returns
+    /// the milliseconds until then.
     fn take_turn(&mut self, wanted: u32) -> u32 {
         let (due, left) = self.turns.unwrap_or_else(|| {
             let rate = sysctl::connects_per_second();
@@ -310,8 +310,8 @@ impl Shared {
         self.not_before = Some(Moment::now().after_ms(self.backoff));
     }
 
-    /// Has the task run when something is due: `wait` milliseconds from now if that is not 0, and when an idle
-    /// connection has been kept long enough. Under the lock, so that who stops the pool finds the timer.
+    /// Makes the task run when something is due: after `wait` milliseconds if that is not 0, and when an idle
+    /// connection has been kept long enough. Called under the lock, so that stopping the pool finds the timer.
     fn set_timer(&mut self, pool: &Pool, wait: u32) {
         let idle = self.idle.due_in(&self.keep());
         let wait = (wait > 0).then_some(wait);
@@ -324,7 +324,7 @@ impl Shared {
     }
 }
 
-/// Reserves a turn to connect, for a connection that is not the pool's; returns when it is.
+/// Reserves a turn to connect, for a connection that is not the pool's, and returns its time.
 pub(crate) fn turn_to_connect() -> Moment {
     CONNECTS.reserve(1, sysctl::connects_per_second())
 }
@@ -363,7 +363,7 @@ impl Server {
         &self.addr
     }
 
-    /// Returns what the pool looks like.
+    /// Returns a snapshot of the pool.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let shared = self.shared.lock();
         Snapshot {
@@ -379,7 +379,7 @@ impl Server {
         }
     }
 
-    /// Returns how much the server has to do: exchanges, requests that wait, and tunnels.
+    /// Returns the load of the server: exchanges, waiting requests and tunnels.
     pub(crate) fn load(&self) -> u32 {
         let shared = self.shared.lock();
         let exchanges = shared.busy().saturating_add(shared.waiters.count());
@@ -389,23 +389,23 @@ impl Server {
 
     /// Returns how many tunnels to this address are open.
     fn tunnels_open(&self) -> u32 {
-        // The later one first, so that the difference is never negative.
+        // Reads the later counter first, so that the difference is never negative.
         let closed = self.counts.tunnels_closed.get();
         let opened = self.counts.tunnels_opened.get();
         u32::try_from(opened.saturating_sub(closed)).unwrap_or(u32::MAX)
     }
 
-    /// Says whether the server can be chosen.
+    /// Returns whether the server can be chosen.
     pub(crate) fn standing(&self) -> Standing {
         self.shared.lock().standing()
     }
 
-    /// Returns which part of its weight the server has now, in 256ths.
+    /// Returns the part of its weight that the server has now, in 256ths.
     pub(crate) fn part(&self) -> u32 {
         self.shared.lock().record.part()
     }
 
-    /// Sets the milliseconds in which the server's share grows when it is back; 0 for none.
+    /// Sets the milliseconds over which the server's share grows when it comes back; 0: at once.
     pub(crate) fn set_slow_start(&self, ms: u32) {
         self.shared.lock().record.slow_start = ms;
     }
@@ -427,20 +427,20 @@ impl Server {
         self.counts.tunnels_closed.inc();
     }
 
-    /// Sets how many requests in a row may fail, from now on; 0 for any number.
+    /// Sets how many requests in a row may fail from here on; 0: any number.
     pub(crate) fn set_fails_max(&self, fails_max: u32) {
         let mut shared = self.shared.lock();
         shared.record.fails_max = fails_max;
         shared.record.answered();
     }
 
-    /// Begins to expect results of checks: so many in a row must succeed or fail for the server to count as
-    /// healthy or not. Returns the number of these checks; what those before tell is not heard any more.
+    /// Begins a series of checks: `rise` in a row have to succeed for the server to become healthy, and `fall` to fail
+    /// for it to become unhealthy. Returns the number of the series; results of earlier series are ignored.
     pub(crate) fn begin_checks(&self, rise: u32, fall: u32) -> u32 {
         self.shared.lock().record.begin_checks(rise, fall)
     }
 
-    /// Ends that: the server counts as healthy.
+    /// Ends the checks: the server counts as healthy.
     pub(crate) fn end_checks(&self) {
         self.shared.lock().record.end_checks();
     }
@@ -454,7 +454,7 @@ impl Server {
         self.shared.lock().record.checked(number, good);
     }
 
-    /// Notes that a request was answered with a response that is not passed on.
+    /// Notes that a request was answered with a response that is not forwarded.
     pub(crate) fn refused_response(&self) {
         self.counts.responses_refused.inc();
         self.answered();
@@ -462,23 +462,23 @@ impl Server {
 
     /// Notes that a request was answered.
     pub(crate) fn answered(&self) {
-        // Mostly there is nothing to forgive, and then no need for the lock.
+        // Usually there is no failure to forget, and then the lock is not needed.
         if self.failing.load(Relaxed) {
             self.failing.store(false, Relaxed);
             self.shared.lock().record.answered();
         }
     }
 
-    /// Says whether the server was removed, or given another address.
+    /// Returns whether the server was removed, or given another address.
     pub(crate) fn is_stopped(&self) -> bool {
         self.shared.lock().stopped
     }
 }
 
-/// Notes that a connection is not the pool's any more; the pool makes another if it wants one.
+/// Notes that a connection has left the pool. The pool opens another one if it needs one.
 ///
-/// That one is connected in the next tick, because an answer is on its way that should not wait for it. But who waits for a
-/// connection gets it at once, and so does a pool that lacks as many as one run connects.
+/// It is opened in the next tick, because a response is on its way that should not wait for it. It is opened at once if
+/// a request waits for a connection, or if the pool lacks as many as one run opens.
 fn replace(pool: &ARef<Pool>) {
     let mut shared = pool.shared.lock();
     shared.owned = shared.owned.saturating_sub(1);
@@ -488,7 +488,7 @@ fn replace(pool: &ARef<Pool>) {
         return pool.kick();
     }
     if wanted > 0 && !shared.replacing {
-        // Once only: else each connection that goes would put it off again.
+        // Only once, or each connection that leaves would delay it again.
         shared.replacing = true;
         shared.timed = true;
         pool.kick_after(PACE_MS);
@@ -520,13 +520,13 @@ pub(crate) fn checkout(pool: &ARef<Pool>, conn: &Conn) -> Answer {
     Answer::Queued
 }
 
-/// Notes that `conn` waits no more.
+/// Notes that `conn` no longer waits.
 pub(crate) fn cancel(pool: &ARef<Pool>, conn: &Conn) {
     let waiter = pool.shared.lock().waiters.cancel(conn);
     drop(waiter);
 }
 
-/// Takes a connection that became ready: for who waits longest, or as an idle one. One that is not `used` has not
+/// Takes a connection that became ready: for the request that has waited longest, or as an idle one. `used`: it has
 /// served a request.
 fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>, used: bool) {
     let mut conn = conn;
@@ -544,7 +544,7 @@ fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>, used: bool) {
                 shared.set_timer(pool, wait);
             }
             drop(shared);
-            // It may have closed before it was on the list, and then nobody else takes it off.
+            // It may have closed before it was on the list, and then nobody else removes it.
             if conn.is_dead() && pool.shared.lock().remove_idle(&conn) {
                 pool.kick();
             }
@@ -557,7 +557,7 @@ fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>, used: bool) {
                 waiter.post(GRANTED);
                 return;
             }
-            // It is closed, or was given one already: try the next.
+            // It is closed, or already has a connection: try the next.
             Err(undelivered) => match undelivered.0 {
                 Some(Mail::Checkout(checkout)) => match checkout.take() {
                     Some(back) => conn = back,
@@ -567,7 +567,7 @@ fn hand_out(pool: &ARef<Pool>, conn: ARef<Conn>, used: bool) {
             },
         }
     }
-    // Who has asked meanwhile saw no room for another one.
+    // Requests that asked meanwhile saw no room for another connection.
     replace(pool);
     conn.post(GONE);
 }
@@ -586,11 +586,11 @@ pub(crate) fn connected(pool: &ARef<Pool>, conn: &Conn) {
     shared.not_before = None;
     drop(shared);
     hand_out(pool, conn.into(), false);
-    // One attempt was made while the server counted as down; now the rest.
+    // While the server counted as down there was one attempt; now the others follow.
     pool.kick();
 }
 
-/// Notes that an attempt to connect failed; `answer` is the event for those who wait for it.
+/// Notes that an attempt to connect failed; `answer` is the event for the requests that wait.
 pub(crate) fn connect_failed(pool: &ARef<Pool>, answer: Events) {
     stats::inc(Counter::ConnectFailed);
     pool.counts.connect_failed.inc();
@@ -600,7 +600,7 @@ pub(crate) fn connect_failed(pool: &ARef<Pool>, answer: Events) {
     failed(pool, shared, answer);
 }
 
-/// Backs off, and refuses those who wait if there is no connection to wait for.
+/// Backs off, and refuses the waiting requests if there is no connection to wait for.
 fn failed(pool: &ARef<Pool>, mut shared: crate::net::lock::BhGuard<'_, Shared>, answer: Events) {
     shared.back_off();
     let mut refused = KVec::new();
@@ -615,8 +615,8 @@ fn failed(pool: &ARef<Pool>, mut shared: crate::net::lock::BhGuard<'_, Shared>, 
     }
 }
 
-/// Notes that a request was not answered: the connection was closed, or what came was no response, or nothing
-/// came in time.
+/// Notes that a request was not answered: the connection was closed, or what arrived was not a response, or nothing
+/// arrived in time.
 pub(crate) fn request_failed(pool: &ARef<Pool>) {
     pool.counts.requests_failed.inc();
     let mut shared = pool.shared.lock();
@@ -631,7 +631,7 @@ pub(crate) fn request_failed(pool: &ARef<Pool>) {
     }
 }
 
-/// Says whether a connection that was never used, and was established then, has not lasted.
+/// Returns whether a never used connection, established at `since`, was closed too early.
 fn is_short(since: Option<Moment>) -> bool {
     since.is_some_and(|at| Moment::now().is_before(at.after_ms(SHORT_LIVED_MS)))
 }
@@ -642,7 +642,7 @@ fn is_short(since: Option<Moment>) -> bool {
 pub(crate) fn closed(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
     let mut shared = pool.shared.lock();
     if !shared.remove_idle(conn) {
-        // Whoever checked it out accounts for it.
+        // Its checkout accounts for it.
         return;
     }
     if is_short(since) {
@@ -653,11 +653,11 @@ pub(crate) fn closed(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) {
     }
 }
 
-/// Notes that the server closes a connection and says so in a response, if the connection was idle. It is there, so
-/// this is no failure; but one that does so at once is not connected to in a loop.
+/// Notes that the server closes an idle connection and says so in a response. The server is up, so this is not a
+/// failure. But if it does so at once, it is not connected to in a loop.
 ///
-/// `since`: when it was established, if it was never used. Says whether it was idle, was never used, and has not lasted:
-/// [`attempt_failed`] is due if it turns out that it is no such response.
+/// `since`: when it was established, if it was never used. Returns whether it was idle, never used, and closed too
+/// early. If what arrived turns out not to be such a response, the caller calls [`attempt_failed`].
 pub(crate) fn left(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) -> bool {
     let mut shared = pool.shared.lock();
     if !shared.remove_idle(conn) {
@@ -675,11 +675,12 @@ pub(crate) fn left(pool: &ARef<Pool>, conn: &Conn, since: Option<Moment>) -> boo
     is_short
 }
 
-/// Notes that a connection which [`left`] is told of was closed for another reason: the attempt to connect has failed.
+/// Notes that a connection that [`left`] was called for was closed for another reason: the attempt to connect has
+/// failed.
 pub(crate) fn attempt_failed(pool: &ARef<Pool>) {
     let mut shared = pool.shared.lock();
     if shared.failures == 0 {
-        // The pause so far was not that of a failure.
+        // The pause so far was not due to a failure.
         shared.not_before = None;
     }
     failed(pool, shared, REFUSED_502);
@@ -691,7 +692,7 @@ pub(crate) fn resize(pool: &ARef<Pool>, size: Size) {
     pool.kick();
 }
 
-/// Closes what is idle and makes no more connections; exchanges and tunnels go on. Any context.
+/// Closes idle connections and opens no more. Exchanges and tunnels continue. Any context.
 pub(crate) fn stop(pool: &ARef<Pool>) {
     let mut shared = pool.shared.lock();
     shared.stopped = true;
@@ -709,7 +710,7 @@ pub(crate) fn stop(pool: &ARef<Pool>) {
 }
 
 impl Run for Server {
-    /// Connects what is missing, closes what is too many.
+    /// Opens missing connections and closes surplus ones.
     fn run(pool: &ARef<Pool>, softirq: Softirq<'_>) {
         for _ in 0..CONNECTS_PER_RUN {
             let mut shared = pool.shared.lock();
@@ -723,7 +724,7 @@ impl Run for Server {
             }
             let wanted = shared.wanted();
             let wait = match wanted {
-                // Whoever asked for this run may have put off the one that ends a backoff.
+                // The request for this run may have replaced the timer that ends a backoff.
                 0 => {
                     shared.turns = None;
                     shared.backoff_left()
@@ -751,7 +752,7 @@ impl Run for Server {
     }
 }
 
-/// The event that tells those who wait why connecting failed.
+/// The event that tells waiting requests why connecting failed.
 pub(crate) const fn failure_event(timed_out: bool) -> Events {
     if timed_out {
         REFUSED_504

@@ -272,7 +272,7 @@ impl Tunnel {
         io.reset();
     }
 
-    /// The tunnel ends. The client's address can only be asked for now.
+    /// The tunnel ends. This is the last moment at which the client's address is known.
     fn keep_client(&self, io: &Io<'_>) {
         if self.side == Side::Client {
             self.shared.keep_client(io);

@@ -2,9 +2,8 @@
 
 //! The server's side: connections to a server, and responses.
 //!
-//! A connection is connecting, then idle, then has a [`Job`] for the time of one exchange, again and
-//! again; after a valid `101` it is a tunnel. Nothing a server sends unasked is taken: bytes on an
-//! idle connection end it.
+//! A connection is connecting, then idle, then has a [`Job`] for each exchange. After a valid `101` it becomes a
+//! tunnel. Unrequested data is never used: bytes on an idle connection end it.
 //!
 //! Context: softirq, the lock of the upstream connection held.
 
@@ -114,51 +113,51 @@ pub(crate) struct Upstream {
     since: Moment,
 }
 
-/// Where a connection is in its life.
+/// The state of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Connecting,
     /// It is idle, or has a job.
     Open,
-    /// It has served its last exchange: the server is to close it.
+    /// It has served its last exchange; the server should close it.
     Last,
-    /// Something came while it was idle: it is out of use, and looks whether that is a response that says why.
+    /// Data arrived while it was idle. It is out of use, and the data may be a response that says why.
     Parting(Parting),
 }
 
 /// Memory for the next job.
 pub(super) static SPARES: Spares<MaybeUninit<Job>> = Spares::new();
 
-/// What to do with a response: who asked, and what for.
+/// What to do with a response: the client and the facts about its request.
 ///
-/// Dropping it tells the downstream connection how it ended, if that was not told.
+/// Dropping it tells the downstream connection how it ended, unless that was already told.
 pub(crate) struct Job {
     client: ARef<Conn>,
     route: Arc<Route>,
     asked: Asked,
     awaiting: Option<KBox<AwaitingAccept>>,
-    /// What the tunnel will share that the request offers.
+    /// The shared state of the tunnel that the request offers.
     tunnel: Option<Arc<Shared>>,
     reading: Option<KBox<Reading>>,
     body: Option<Body>,
     interim: u16,
     rest: Rest,
-    /// A part of the final response went out.
+    /// A part of the final response was forwarded.
     started: bool,
-    /// Nothing was said so far that the connection cannot be used for another request.
+    /// So far, the connection can be used for another request.
     may_reuse: bool,
-    /// The server authenticates connections, so this one is the client's from now on.
+    /// The server authenticates connections, so this one belongs to the client from here on.
     binds: bool,
     close_after: bool,
-    /// What is kept of it for the log, if somebody follows that.
+    /// Its log record, if somebody follows the log.
     log: Option<Arc<Record>>,
-    /// What to tell when this is dropped.
+    /// The event to post when this is dropped.
     verdict: Events,
 }
 
 impl Job {
-    /// Makes the job for a request of `client`. If there is a rest, the client's flag says when all of it has been queued: what is
-    /// posted could come when the connection has another job.
+    /// Makes the job for a request of `client`. If a rest of the request is still to come, the client's flag says when
+    /// all of it has been queued. An event could arrive when the connection already has another job.
     pub(crate) fn new(
         client: ARef<Conn>,
         route: Arc<Route>,
@@ -190,7 +189,7 @@ impl Job {
         ))
     }
 
-    /// Returns the milliseconds that the server has for what comes next.
+    /// Returns the milliseconds that the server has for its next bytes.
     fn timeout(&self) -> u32 {
         let offered = self.tunnel.is_some() && self.body.is_none();
         self.route.settings.get(match offered {
@@ -199,29 +198,29 @@ impl Job {
         })
     }
 
-    /// Says whether the whole request has been queued.
+    /// Returns whether the whole request has been queued.
     fn is_whole(&self) -> bool {
         self.rest == Rest::Nothing || self.client.flag()
     }
 
-    /// Says whether the server cannot be expected to answer: it waits for the client.
+    /// Returns whether the server waits for the client, so that no response can be expected.
     fn waits_for_client(&self, io: &Io<'_>) -> bool {
         let asked_for = self.rest != Rest::Expected || self.interim > 0;
         !self.is_whole() && asked_for && !io.unsent()
     }
 
-    /// Says whether the client, which is slow, holds the server back.
+    /// Returns whether a slow client holds the server back.
     fn is_held_back(&self, io: &Io<'_>) -> bool {
         self.client.holds_back() || io.conn().is_posted(RESUME)
     }
 
-    /// Takes back a job that could not be assigned: nothing is told.
+    /// Takes back a job that could not be assigned, without an event.
     pub(crate) fn cancel(mut self: KBox<Self>) -> Option<KBox<AwaitingAccept>> {
         self.verdict = Events::NONE;
         self.awaiting.take()
     }
 
-    /// Notes what brought the exchange to its end.
+    /// Notes what ended the exchange.
     fn end(&self, by: By, why: Why) {
         if let Some(log) = &self.log {
             log.end(by, why);
@@ -248,24 +247,24 @@ impl Drop for Job {
     }
 }
 
-/// What a server was not sent yet of a request when it got the head.
+/// The rest of a request when the server gets its head.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rest {
     /// Nothing: the whole request has been queued.
     Nothing,
     /// The body, which the client sends.
     Body,
-    /// The body, which the client sends when the server has asked for it: 100-continue.
+    /// The body, which the client sends after the server has asked for it: 100-continue.
     Expected,
 }
 
-/// What came of looking at a response head.
+/// The result of reading a response head.
 enum Outcome {
     /// The head is not complete.
     NeedMore,
-    /// The client has to take some of the interim responses first.
+    /// The client has to read some of the interim responses first.
     Held,
-    /// Go on with what follows.
+    /// Continue with the bytes that follow.
     Again,
     /// The body follows.
     Body,
@@ -274,7 +273,7 @@ enum Outcome {
 }
 
 impl Upstream {
-    /// Makes the session of a connection that is being made.
+    /// Makes the session of a connection that is being opened.
     pub(crate) fn new(pool: ARef<Pool>) -> Upstream {
         Upstream {
             pool,
@@ -287,7 +286,7 @@ impl Upstream {
 
     /// Reads on; `true` if the connection has to become a tunnel.
     fn advance(&mut self, io: &mut Io<'_>) -> bool {
-        // TCP may be faster than the event that tells of the job.
+        // TCP may be faster than the event that announces the job.
         self.assigned(io);
         let Some(job) = self.job.as_deref_mut() else {
             self.advance_idle(io);
@@ -338,7 +337,7 @@ impl Upstream {
         let Some(mut job) = self.job.take() else {
             return;
         };
-        // Bytes behind the response belong to nothing.
+        // Bytes behind the response belong to no message.
         let reuse = job.may_reuse && io.unread() == 0 && !io.eof() && !io.is_closed();
         let whole = job.is_whole();
         let bound = match job.binds {
@@ -356,7 +355,7 @@ impl Upstream {
         self.pool.answered();
         io.clear_deadline();
         if reuse {
-            // The last thing: who gets the connection may assign the next job at once.
+            // This comes last: the new holder of the connection may assign the next job at once.
             io.push(&job.client, ENDED | close | bound);
         } else {
             self.close_last(io, whole);
@@ -365,8 +364,8 @@ impl Upstream {
         SPARES.empty(job);
     }
 
-    /// Closes the connection behind its last response. A server that was sent the whole request is going to close it, and
-    /// gets the time for that: who closes first has the TIME_WAIT.
+    /// Closes the connection behind its last response. A server that got the whole request will close it, and gets time
+    /// to do so: the end that closes first has the TIME_WAIT.
     fn close_last(&mut self, io: &mut Io<'_>, whole: bool) {
         if !whole || io.unread() > 0 || io.fin_received() || io.is_closed() {
             return io.release();
@@ -378,7 +377,7 @@ impl Upstream {
     /// The server closed the connection instead of answering.
     fn lost(&mut self, io: &mut Io<'_>) {
         if let Some(mut job) = self.job.take() {
-            // A server may be tired of waiting for the rest.
+            // The server may have given up waiting for the rest.
             if job.is_whole() {
                 pool::request_failed(&self.pool);
             }
@@ -449,11 +448,11 @@ impl Upstream {
         if now.is_before(due) {
             return io.set_deadline(now.ms_until(due));
         }
-        // A client that takes its time is not the server's fault: it has timeouts of its own.
+        // A slow client is not the server's fault. It has timeouts of its own.
         if job.is_held_back(io) || job.waits_for_client(io) {
             return io.set_deadline(timeout);
         }
-        // A client that has closed its side may read on. As long as the server is silent nothing shows that it does not.
+        // A client that has closed its side may still read. While the server is silent, nothing shows whether it does.
         if job.started && job.client.fin_received() {
             stats::inc(Counter::ClientsLeft);
             job.end(By::Client, Why::Fin);
@@ -498,7 +497,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     }
     let mut reading = match job.reading.take() {
         Some(reading) => reading,
-        // Interim responses would else fill the queue of a client that does not read.
+        // Otherwise interim responses would fill the queue of a client that does not read.
         None if job.interim > 0 && io.wait_for_room_of(&job.client) => return Ok(Outcome::Held),
         None => Reading::new(HeadParser::response())?,
     };
@@ -552,11 +551,11 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
                 &limits::response_body(),
             );
             let body = body.behind(len);
-            // As long as nothing has gone out the client can be told what became of its request.
+            // As long as nothing was forwarded, the client can get an error response.
             let complete = body.look_ahead(io)?;
-            // The request is still coming, and the server will hardly wait for the rest of it: the connection is closed
-            // behind the response, and the client has to know that before. RFC 9112 section 9.6. What has no end yet may
-            // be the answer to what comes.
+            // The request is still arriving, and the server will probably not wait for the rest of it. The connection
+            // is then closed behind the response, and the response has to say so. RFC 9112 section 9.6. A response
+            // without an end so far may depend on the rest of the request.
             let early = !whole && (response.status >= 300 || complete);
             delivery.keep_alive &= !early;
             job.close_after = !delivery.keep_alive;
@@ -564,7 +563,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
             Outcome::Body
         }
     };
-    // A client of HTTP/1.0 knows no interim responses.
+    // HTTP/1.0 has no interim responses.
     let wanted = response.kind != ResponseKind::Interim || job.asked.version != Version::Http10;
     if wanted {
         let mut queue = OutQueue::new();
@@ -584,7 +583,8 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
         drop(writer);
         let starts = response.kind != ResponseKind::Interim;
         if starts && !whole {
-            // Before it: whoever finds the queue closed without the one has not got the other.
+            // Set BEGUN before queueing the head: a client that queued its last answer either sees BEGUN or never gets
+            // this head.
             job.client.note(BEGUN);
         }
         job.send(&mut queue)?;
@@ -597,7 +597,7 @@ fn head(job: &mut Job, io: &mut Io<'_>) -> Result<Outcome, Failure> {
     Ok(outcome)
 }
 
-/// What the events of an upstream connection mean.
+/// The hooks of an upstream connection.
 pub(crate) static HOOKS: Hooks<Session> = Hooks {
     data_ready,
     events,
@@ -611,7 +611,7 @@ pub(crate) static HOOKS: Hooks<Session> = Hooks {
             upstream.closed(io, errno);
         }
     },
-    // A server that answers early may close with bytes unread, which is a reset: the answer counts.
+    // A server that answers early may close with bytes unread, which causes a reset. Its response counts nevertheless.
     reads_on: true,
 };
 
@@ -625,7 +625,7 @@ fn data_ready(session: &mut Session, io: &mut Io<'_>) {
     let Some(mut job) = upstream.job.take() else {
         return;
     };
-    // What was offered has one; else there was no switch.
+    // An offer always has one; without an offer there is no switch.
     let Some(shared) = job.tunnel.take() else {
         return io.reset();
     };
@@ -640,7 +640,7 @@ fn data_ready(session: &mut Session, io: &mut Io<'_>) {
     io.set_hooks(&tunnel::HOOKS);
     // Before any other event of the tunnel.
     io.push(&client, SWITCHED);
-    // What the server sent behind the 101 follows it into the same queue.
+    // The bytes behind the 101 follow it into the same queue.
     tunnel.start(io);
     *session = Session::Tunnel(tunnel);
 }
@@ -660,7 +660,7 @@ fn events(session: &mut Session, io: &mut Io<'_>, events: Events) {
     if events & (GONE | ABORTED) != 0 {
         match upstream.job.take() {
             Some(mut job) => {
-                // The downstream connection has let go; it needs no word.
+                // The downstream connection has dropped it and needs no event.
                 job.verdict = Events::NONE;
                 job.started = false;
                 io.reset();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A request at the limits of its client and its route.
+//! Applies the limits of the client and the route to a request.
 //!
-//! Its head stays in the receive queue meanwhile, and the exchange that was made for it waits.
+//! The head stays in the receive queue meanwhile, and the exchange waits.
 //!
 //! Context: softirq, the lock of the downstream connection held.
 
@@ -19,7 +19,7 @@ use super::{
 };
 
 impl Downstream {
-    /// Looks whether the request comes too early.
+    /// Checks whether the request comes too early.
     pub(super) fn admit(&mut self, io: &mut Io<'_>) {
         let Some(exchange) = &self.exchange else {
             return;
@@ -37,7 +37,7 @@ impl Downstream {
         }
     }
 
-    /// The request is in time: looks whether a tunnel that it offers would be one too many.
+    /// The request is within its rates. Checks whether its tunnel would be one too many.
     pub(super) fn offer(&mut self, io: &mut Io<'_>) {
         let Some(exchange) = &mut self.exchange else {
             return;

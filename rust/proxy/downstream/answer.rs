@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Answers of Squall's own, and how the request that they are for ends.
+//! Squall's own responses, and the end of the requests that get them.
 //!
 //! Context: softirq, the lock of the downstream connection held.
 
@@ -40,8 +40,8 @@ use crate::{
 };
 use kernel::sync::Arc;
 
-/// Says whether the connection can have another request behind an answer of our own, which tells a client of
-/// HTTP/1.0 nothing that would have it wait for anything but the end (RFC 9112, section 9.3).
+/// Returns whether the connection can have another request after Squall's own response. With HTTP/1.0 it cannot, since
+/// the response does not say that the connection persists (RFC 9112 section 9.3).
 pub(super) fn may_go_on(asked: &Asked) -> bool {
     asked.keep_alive && asked.version == Version::Http11
 }
@@ -65,12 +65,12 @@ impl Downstream {
         self.answer_last(io, 503);
     }
 
-    /// Answers the request that waits, and goes on if the whole of it has been read.
+    /// Answers the current request. Continues with the next one if the whole request has been read.
     pub(super) fn answer(&mut self, io: &mut Io<'_>, status: u16) {
         self.answer_after(io, status, 0);
     }
 
-    /// As [`Self::answer`]; the request may be repeated in so many seconds, if that is not 0.
+    /// As [`Self::answer`]. `seconds`: when the request may be repeated; 0: not stated.
     pub(super) fn answer_after(&mut self, io: &mut Io<'_>, status: u16, seconds: u32) {
         let go_on = self.exchange.as_ref().is_some_and(|exchange| {
             // The whole request has been read.
@@ -87,7 +87,7 @@ impl Downstream {
         self.answer_as(io, status, false, head_method, 0);
     }
 
-    /// Answers, and goes on or closes; the request may be repeated in so many seconds, if that is not 0.
+    /// Answers, and continues or closes. `seconds`: when the request may be repeated; 0: not stated.
     pub(super) fn answer_as(
         &mut self,
         io: &mut Io<'_>,
@@ -96,7 +96,7 @@ impl Downstream {
         head_method: bool,
         seconds: u32,
     ) {
-        // Who missed the beginning of a drain, since it was not idle, is told now.
+        // A connection that was not idle when a drain began learns of the drain now.
         let go_on = go_on && !self.site.drain.is_on();
         let log = self.record(io);
         let own = self.end_exchange(status);
@@ -120,8 +120,8 @@ impl Downstream {
         }
     }
 
-    /// Ends an exchange with an answer of our own. Returns the client connection's own server connection, if the request
-    /// was not for that.
+    /// Ends an exchange with Squall's own response. Returns the client connection's own server connection, if the
+    /// request was for another one.
     fn end_exchange(&mut self, status: u16) -> Option<Own> {
         let mut exchange = self.exchange.take()?;
         if let Some(mut offer) = exchange.offer.take() {
@@ -133,7 +133,7 @@ impl Downstream {
         exchange.own.take()
     }
 
-    /// Returns what is kept of the request for the log, which may be one whose head is not complete.
+    /// Returns the log record of the request, whose head may be incomplete.
     pub(super) fn record(&mut self, io: &Io<'_>) -> Option<Arc<Record>> {
         match (&self.exchange, &mut self.reading) {
             (Some(exchange), _) => exchange.log.clone(),
@@ -142,18 +142,18 @@ impl Downstream {
         }
     }
 
-    /// Notes what brought the request to its end.
+    /// Notes what ended the request.
     pub(super) fn log_end(&self, by: By, why: Why) {
         if let Some(log) = self.exchange.as_ref().and_then(|it| it.log.as_ref()) {
             log.end(by, why);
         }
     }
 
-    /// Says whether the request under way is a HEAD, whose answers have no content.
+    /// Returns whether the request under way is a HEAD, whose responses have no content.
     pub(super) fn head_method(&mut self, io: &Io<'_>) -> bool {
         match (&self.exchange, &mut self.reading) {
             (Some(exchange), _) => exchange.asked.head_method,
-            // Refused before it was known what it means.
+            // Refused before its meaning was decided.
             (None, Some(reading)) => reading.is_head_request(io),
             (None, None) => false,
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What comes before a request and is none.
+//! Empty lines before a request.
 //!
 //! Context: softirq, the lock of the downstream connection held.
 
@@ -16,7 +16,7 @@ use super::{
 use crate::proto::h1::blank;
 
 impl Downstream {
-    /// Skips empty lines before a request; says whether it begins. If not, the connection is idle.
+    /// Skips empty lines before a request. Returns whether a request begins; if not, the connection is idle.
     pub(super) fn skip_empty_lines(&mut self, io: &mut Io<'_>) -> bool {
         let first = io.peek(0).first();
         if first.is_some_and(|&byte| byte != b'\r') {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The body of a request: forwarded as it comes, in the time that it has; and thrown away behind a response that
-//! was complete before.
+//! The body of a request: forwarded as it arrives, within its time limits, and discarded after an early response.
 //!
-//! A server may answer before it has got the whole request, and its connection ends with that. Where it was known when the
-//! response's head went out, the head said `Connection: close`. Else the client expects to go on, and may have sent its next
-//! request already: the rest is read and thrown away, up to [`REST_MAX`] bytes in `linger_timeout`, as Go's server does. If
-//! there is more, the connection ends by a FIN behind the response, and what still comes is thrown away for a while: no
-//! reset takes the response from the client.
+//! A server may answer before it has the whole request, and its connection ends then. If this was known when the
+//! response's head was written, the head says `Connection: close`. Otherwise the client expects to continue, and may
+//! already have sent its next request. The rest of the request is then read and discarded, up to [`REST_MAX`] bytes
+//! within `linger_timeout`, as Go's server does. If there is more, a FIN follows the response, and what still arrives
+//! is discarded for a while. A reset could take the response from the client.
 //!
 //! Context: softirq, the lock of the downstream connection held.
 
@@ -44,20 +43,20 @@ use crate::net::{
 };
 use kernel::prelude::*;
 
-/// Most bytes of content that are thrown away so that the connection can be used again.
+/// Most bytes of content that are discarded so that the connection can be used again.
 const REST_MAX: u64 = 256 << 10;
 
 impl Exchange {
-    /// Says whether the rest of the request can be thrown away, so that the next one is found behind it.
+    /// Returns whether the rest of the request can be discarded, so that the next one is found behind it.
     pub(super) fn may_skip_rest(&self) -> bool {
-        // Who waits for a 100 (Continue) may have decided to send nothing.
+        // A client that waits for a 100 (Continue) may have decided to send nothing.
         let comes = self.coming || !self.request.expect_continue;
         comes && self.body.left().is_none_or(|left| left <= REST_MAX)
     }
 }
 
 impl Downstream {
-    /// Throws the rest of the request away.
+    /// Discards the rest of the request.
     pub(super) fn await_rest(&mut self, io: &mut Io<'_>, mut exchange: KBox<Exchange>) {
         exchange.measured.1 = exchange.body.forwarded();
         self.exchange = Some(exchange);
@@ -86,7 +85,7 @@ impl Downstream {
         }
     }
 
-    /// Forwards what there is of the request's body, and pushes it and `events` to the server's side.
+    /// Forwards the part of the request's body that has arrived, and pushes it and `events` to the server's side.
     pub(super) fn forward_body(&mut self, io: &mut Io<'_>, events: Events) {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return;
@@ -96,7 +95,7 @@ impl Downstream {
         };
         let conn = conn.clone();
         if !exchange.coming {
-            // Until something of it comes the client may be waiting for a 100 (Continue).
+            // Until a part of it arrives, the client may be waiting for a 100 (Continue).
             exchange.measured.0 = Moment::now();
             exchange.coming = io.unread() > 0;
         }
@@ -112,8 +111,8 @@ impl Downstream {
             }
             Ok(Forwarded::Starved) => io.push(&conn, events),
             Err(Failure::ReceiverGone) => {
-                // The server's side will say what became of it. It may have answered, and a client that sends all of its
-                // request first comes to the answer then.
+                // The server's side will report the result. The server may have answered, and a client that first sends
+                // its whole request reads the response then.
                 if exchange.body.discard(io) == Forwarded::All {
                     self.await_response(io);
                 }
@@ -127,15 +126,15 @@ impl Downstream {
                     }
                     _ => (503, By::Proxy, Why::Memory),
                 };
-                // It has to know of the request that it is not to complete.
+                // The server's side has to know that the request will not be complete.
                 conn.post(events);
                 self.fail_body(io, status, by, why);
             }
         }
     }
 
-    /// The body cannot be completed: the server must not take it for a whole one, and a response that has begun is
-    /// none any more.
+    /// The body cannot be completed. The server must not take it for a complete one, and a response that has begun
+    /// cannot be completed either.
     fn fail_body(&mut self, io: &mut Io<'_>, status: u16, by: By, why: Why) {
         let begun = self.exchange.as_ref().is_some_and(|it| it.begun);
         self.log_end(by, why);
@@ -145,13 +144,13 @@ impl Downstream {
             return io.reset();
         }
         self.answer_last(io, status);
-        // It may have begun before the answer was the last thing to be queued.
+        // The response may have begun before the answer was queued as the last thing.
         if io.conn().is_posted(BEGUN) {
             io.reset();
         }
     }
 
-    /// Looks at how fast the body of the request comes.
+    /// Checks how fast the body of the request arrives.
     pub(super) fn body_due(&mut self, io: &mut Io<'_>) {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return;
@@ -162,10 +161,10 @@ impl Downstream {
         let conn = exchange.upstream.as_ref().and_then(Checkout::conn);
         let full = conn.is_some_and(|conn| conn.holds_back());
         if conn.is_some_and(|conn| conn.is_dead()) {
-            // The server takes no more of the request, and its answer is still on its way.
+            // The server takes no more of the request, and its response is still on its way.
             return self.response_due(io);
         }
-        // A server that takes its time is not the client's fault.
+        // A slow server is not the client's fault.
         let held_back = core::mem::replace(&mut exchange.held_back, false) || full;
         let (since, before) = exchange.measured;
         let forwarded = exchange.body.forwarded();

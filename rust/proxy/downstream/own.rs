@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The server connection that comes by mail: granted by a pool, or one that belongs to this client connection.
+//! The server connection in the mail slot: granted by a pool, or owned by this client connection.
 //!
-//! With NTLM or Negotiate the server knows its connection and not its request. So from the first challenge or credentials
-//! on nobody else may use that connection, and it ends with the client's. Between requests it is in the client connection's
-//! own mail: what ends the one drops the other.
+//! With NTLM or Negotiate, a server authenticates its connection and not a request. From the first challenge or
+//! credentials on, no other client may use that connection, and it ends with the client's. Between requests it is in
+//! the client connection's own mail slot, so the end of the client connection drops it.
 //!
-//! A request whose route has the server goes there on that connection, however the route balances. While a request goes
-//! elsewhere the connection waits aside. There is one: a connection to another server that becomes the client's takes its
-//! place. If it is closed, or its server gets no requests, the request goes on as any other does, and the server that
-//! gets it asks the client to authenticate anew.
+//! A request whose route has the server uses that connection, whatever the route's balance. While a request goes
+//! elsewhere, the connection waits. There is only one: if another server authenticates the client, the new connection
+//! replaces it. If it is closed, or its server gets no requests, the request is served as any other, and its server
+//! asks the client to authenticate again.
 //!
 //! Context: softirq, the lock of the downstream connection held.
 
@@ -37,8 +37,8 @@ use crate::net::{
 };
 
 impl Exchange {
-    /// Lets go of the server connection when the response is complete, and returns the one that is the client connection's
-    /// own. `whole`: so is the request. `last`: the client's connection ends.
+    /// Releases the server connection when the response is complete, and returns the client connection's own one.
+    /// `whole`: the request is complete, too. `last`: the client's connection ends.
     pub(super) fn let_go(&mut self, events: Events, whole: bool, last: bool) -> Option<Own> {
         let binds = self.is_own || self.request.binds || events & BOUND != 0;
         let own = self.own.take();
@@ -46,7 +46,7 @@ impl Exchange {
             return own;
         };
         match binds {
-            // Dropping it closes the server connection, if it is not closed.
+            // Dropping it closes the server connection, unless it is closed.
             _ if !whole || events & ENDED == 0 => drop(checkout),
             true if last => drop(checkout),
             true => return Some(checkout.into_own()),
@@ -60,22 +60,22 @@ impl Downstream {
     /// Keeps a server connection for this connection's next request.
     pub(super) fn keep_own(&mut self, io: &mut Io<'_>, own: Own) {
         self.kind = Kind::Bound;
-        // What is in the mail came too late for the request before. There are no bytes for which memory could lack.
+        // Anything in the mail slot came too late for the previous request. There are no bytes that would need memory.
         self.put_back_mail(io);
         let _ = io
             .conn()
             .deliver(&mut OutQueue::new(), Some(Mail::Bound(own)));
     }
 
-    /// Returns a connection that was granted for a request that has been answered; one of this connection's own that is
-    /// in its place ends.
+    /// Returns a connection that was granted for a request that has been answered. If the slot contains this
+    /// connection's own one instead, that ends.
     fn put_back_mail(&mut self, io: &mut Io<'_>) {
         if let Some(Mail::Checkout(late)) = io.take_mail() {
             late.put_back_unused();
         }
     }
 
-    /// Sends the request on the connection's own server connection; `false` if that is none for it.
+    /// Sends the request on the connection's own server connection; `false` if there is none for this request.
     pub(super) fn ask_own(&mut self, io: &mut Io<'_>) -> bool {
         let own = match io.take_mail() {
             Some(Mail::Bound(own)) => own,
@@ -99,7 +99,7 @@ impl Downstream {
                 None => false,
             },
             None if own.pool().is_stopped() => false,
-            // Another route's. There has to be room in the mail for what a pool may grant.
+            // It is for another route. The mail slot has to be free for what a pool may grant.
             None => {
                 exchange.own = Some(own);
                 false
@@ -107,11 +107,11 @@ impl Downstream {
         }
     }
 
-    /// A server connection came by mail.
+    /// A server connection has arrived in the mail slot.
     pub(super) fn granted(&mut self, io: &mut Io<'_>) {
         let checkout = match io.take_mail() {
             Some(Mail::Checkout(checkout)) => checkout,
-            // What was granted is gone.
+            // The granted connection is gone.
             Some(Mail::Bound(own)) => return self.keep_own(io, own),
             _ => return,
         };
@@ -127,10 +127,10 @@ impl Downstream {
             .as_ref()
             .is_some_and(|pool| core::ptr::eq(&raw const **pool, &raw const **checkout.pool()))
         {
-            // It was for a request before, whose server is none for this one.
+            // It was for an earlier request, and its server is not one for this request.
             checkout.put_back_unused();
             if let Some(pool) = waits_at {
-                // With that in the mail it may have missed its turn.
+                // With that in the mail slot it may have missed its turn.
                 pool::cancel(&pool, io.conn());
             }
             return self.ask(io);

@@ -19,7 +19,7 @@ use crate::net::stats::{
 };
 use kernel::sync::aref::ARef;
 
-/// The right to use one server connection, alone. Dropping it closes the connection.
+/// The exclusive right to use one server connection. Dropping it closes the connection.
 pub(crate) struct Checkout {
     conn: Option<ARef<Conn>>,
     pool: ARef<Pool>,
@@ -43,7 +43,7 @@ impl Checkout {
         &self.pool
     }
 
-    /// Gives the connection back, ready for another request: one that it has served has been answered.
+    /// Gives the connection back after a complete response, ready for another request.
     pub(crate) fn put_back(mut self) {
         if let Some(conn) = self.conn.take() {
             hand_out(&self.pool, conn, true);
@@ -57,14 +57,14 @@ impl Checkout {
         }
     }
 
-    /// Keeps the connection for a tunnel: the pool makes another if it wants one.
+    /// Keeps the connection for a tunnel. The pool opens another one if it needs one.
     pub(crate) fn into_tunnel(mut self) -> Option<ARef<Conn>> {
         replace(&self.pool);
         self.conn.take()
     }
 
-    /// Keeps the connection for the client connection that used it, until that has another request. Meanwhile it does not
-    /// count as one of the pool's: who keeps it takes no place away from others.
+    /// Keeps the connection for the client connection that used it, until that has another request. Meanwhile it does
+    /// not count as one of the pool's, so it takes no place away from others.
     pub(crate) fn into_own(mut self) -> Own {
         replace(&self.pool);
         stats::inc(Counter::Kept);
@@ -89,7 +89,7 @@ impl Drop for Checkout {
     }
 }
 
-/// A server connection that belongs to one client connection, and has no request now. Dropping it closes the connection.
+/// A server connection that belongs to one client connection and has no request now. Dropping it closes the connection.
 pub(crate) struct Own {
     conn: Option<ARef<Conn>>,
     pool: ARef<Pool>,
@@ -101,7 +101,7 @@ impl Own {
         &self.pool
     }
 
-    /// Uses the connection for a request, which waits for no other. `None` if the server gets none now.
+    /// Uses the connection for a request, which waits for no other request. `None` if the server gets no requests now.
     pub(crate) fn resume(mut self) -> Option<Checkout> {
         let mut shared = self.pool.shared.lock();
         if shared.stopped || !shared.record.admit() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The idle connections of a pool: which one is used next, and which one is kept for how long.
+//! The idle connections of a pool: which one is used next, and how long each is kept.
 //!
 //! Context: the lock of the pool held.
 
@@ -11,19 +11,19 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// How many idle connections are kept, and for how long.
+/// How many idle connections are kept, and how long.
 #[derive(Clone, Copy)]
 pub(super) struct Keep {
-    /// So many are kept for any time.
+    /// The number that is kept without a time limit.
     pub(super) always: u32,
-    /// So many are kept for a while.
+    /// The number that is kept for a while.
     pub(super) most: u32,
     /// That while, in milliseconds.
     pub(super) ms: u32,
 }
 
 impl Keep {
-    /// Returns how many may be idle at a time: `served` says that the server keeps connections open.
+    /// Returns how many may be idle at a time. `served`: the server keeps connections open.
     pub(super) fn room(&self, served: bool) -> u32 {
         match served && self.ms > 0 {
             true => self.always.max(self.most),
@@ -39,8 +39,8 @@ struct Ready {
     since: Moment,
 }
 
-/// The idle connections, in the order in which they became idle. The last one is used next, so those that are too
-/// many for what there is to do stay at the front and grow old.
+/// The idle connections, in the order in which they became idle. The last one is used next, so surplus ones stay at the
+/// front and grow old.
 pub(super) struct Idle(KVec<Ready>);
 
 impl Idle {
@@ -57,15 +57,15 @@ impl Idle {
         self.0.pop().map(|ready| ready.conn)
     }
 
-    /// Adds a connection that has served a request. Without memory for it, it is not added: `false`.
+    /// Adds a connection that has served a request. Returns `false` and does not add it if there is no memory.
     pub(super) fn add(&mut self, conn: &ARef<Conn>) -> bool {
         self.push(conn, Moment::now())
     }
 
-    /// Adds a connection that nobody has used yet. It is used last: a server that serves one connection at a time
-    /// may not know of it before others are closed.
+    /// Adds an unused connection. It is used last: a server that serves one connection at a time may not notice it
+    /// before others are closed.
     pub(super) fn add_unused(&mut self, conn: &ARef<Conn>) -> bool {
-        // It goes with the one that was the oldest: the order stays one of time.
+        // It gets the time of the oldest one, so that the order stays one of time.
         let since = self.0.first().map_or_else(Moment::now, |first| first.since);
         let added = self.push(conn, since);
         if added {
@@ -89,14 +89,14 @@ impl Idle {
         found.is_some_and(|place| self.0.remove(place).is_ok())
     }
 
-    /// Takes the oldest connection if it is not to be kept any more.
+    /// Takes the oldest connection if it is no longer to be kept.
     pub(super) fn take_surplus(&mut self, keep: &Keep) -> Option<ARef<Conn>> {
         let due = self.len() > keep.room(true) || self.due_in(keep) == Some(0);
         let oldest = due.then(|| self.0.remove(0).ok()).flatten();
         oldest.map(|ready| ready.conn)
     }
 
-    /// Returns the milliseconds until there is something for [`Self::take_surplus`]; `None` if nothing will ever be.
+    /// Returns the milliseconds until [`Self::take_surplus`] will find something; `None` if it never will.
     pub(super) fn due_in(&self, keep: &Keep) -> Option<u32> {
         let oldest = self.0.first().filter(|_| self.len() > keep.always)?;
         Some(Moment::now().ms_until(oldest.since.after_ms(keep.ms)))

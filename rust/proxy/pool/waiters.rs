@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Those that wait for a connection of a pool, in order.
+//! The requests that wait for a connection of a pool, in order.
 //!
 //! Context: the lock of the pool held.
 
@@ -13,10 +13,10 @@ use kernel::{
 
 /// Downstream connections that want a connection of the pool.
 pub(super) struct Waiters {
-    /// The first is at `first`; `None` waits no more.
+    /// The first is at `first`. `None` no longer waits.
     places: KVec<Option<ARef<Conn>>>,
     first: usize,
-    /// How many of them do wait.
+    /// The number of those that still wait.
     waiting: usize,
 }
 
@@ -34,7 +34,7 @@ impl Waiters {
         self.waiting as u32
     }
 
-    /// Returns how many places are in use: those that wait no more may keep theirs for a while.
+    /// Returns how many places are in use. A cancelled place may stay in use for a while.
     pub(super) fn places(&self) -> usize {
         self.places.len()
     }
@@ -47,7 +47,7 @@ impl Waiters {
         added
     }
 
-    /// Takes the one that waits longest.
+    /// Takes the one that has waited longest.
     pub(super) fn next(&mut self) -> Option<ARef<Conn>> {
         loop {
             let place = self.places.as_mut_slice().get_mut(self.first)?;
@@ -62,7 +62,7 @@ impl Waiters {
     }
 
     fn drop_served(&mut self) {
-        // What was served is dropped when it is the larger half, so that each move is paid for.
+        // Served places are dropped when they are the larger half, so that the cost of moving is amortised.
         if self.first.saturating_mul(2) >= self.places.len() {
             let served = mem::take(&mut self.first);
             self.places.as_mut_slice().rotate_left(served);
@@ -71,8 +71,8 @@ impl Waiters {
         }
     }
 
-    /// Takes out one that waits no more. Those that wait longest give up first, so it is found soon. What is returned
-    /// is to be dropped without the lock.
+    /// Takes out one that no longer waits. Those that have waited longest give up first, so it is found soon. Drop the
+    /// returned reference without the lock.
     pub(super) fn cancel(&mut self, conn: &Conn) -> Option<ARef<Conn>> {
         let waiters = self.places.as_mut_slice().get_mut(self.first..);
         let place = waiters.unwrap_or(&mut []).iter_mut().find(|place| {
@@ -88,7 +88,7 @@ impl Waiters {
         waiter
     }
 
-    /// Gives back the places of those that wait no more, when they are the larger half.
+    /// Frees the cancelled places when they are the larger half.
     fn drop_cancelled(&mut self) {
         if self.waiting.saturating_mul(2) < self.places.len() {
             self.places.retain(|waiter| waiter.is_some());

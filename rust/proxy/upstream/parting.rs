@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What comes on an idle server connection, and ends it.
+//! Data on an idle server connection, which ends the connection.
 //!
-//! A server may say with a response that it closes the connection, as some do with 408, in one piece or in several. All else
-//! is a fault; if the connection was not used before, and has not lasted, the attempt to connect has failed.
+//! A server may announce with a response that it closes the connection, as some do with a 408, in one piece or in
+//! several. Anything else is a fault. If the connection was never used and is closed too early, the attempt to connect
+//! has failed.
 //!
 //! Context: softirq, the lock of the upstream connection held.
 
@@ -49,20 +50,20 @@ use crate::{
     }, //
 };
 
-/// Pieces in which a response may come on an idle connection.
+/// Most pieces of a response on an idle connection.
 const PIECES_MAX: u8 = 32;
 
-/// What is known of a connection on which something came while it was idle.
+/// The state of a connection on which data arrived while it was idle.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Parting {
     /// Pieces so far, besides the first.
     pieces: u8,
-    /// Nobody had used it, it has not lasted, and that was not counted.
+    /// It was never used and closed too early, and that was not counted.
     is_short: bool,
 }
 
 impl Upstream {
-    /// An idle connection: whatever comes ends it.
+    /// An idle connection: any data ends it.
     pub(super) fn advance_idle(&mut self, io: &mut Io<'_>) {
         match self.stage {
             Stage::Last if io.unread() > 0 || io.fin_received() => return io.release(),
@@ -76,7 +77,7 @@ impl Upstream {
         if io.unread() == 0 && !io.fin_received() {
             return;
         }
-        // A job may have come just now. From here on none does, and that one was not begun.
+        // A job may have arrived just now, but it has not begun. No further one arrives.
         if let Some(Mail::Job(mut job)) = io.shut_inbox() {
             job.verdict = STALE;
             job.end(By::Server, Why::Fin);
@@ -87,7 +88,7 @@ impl Upstream {
                 let _ = pool::left(&self.pool, io.conn(), self.unused_since());
                 false
             }
-            // What it is shows when the rest has come.
+            // It can only be judged when the rest has arrived.
             None if may_go_on(io) => pool::left(&self.pool, io.conn(), self.unused_since()),
             _ => {
                 self.closed_idle(io);
@@ -102,7 +103,7 @@ impl Upstream {
         self.part(io, parting, said);
     }
 
-    /// Goes on with a connection on which something has come. `said`: what [`farewell`] says of it.
+    /// Continues with a connection on which data has arrived. `said`: the result of [`farewell`].
     fn part(&mut self, io: &mut Io<'_>, mut parting: Parting, said: Option<bool>) {
         match said {
             Some(true) => {
@@ -119,7 +120,7 @@ impl Upstream {
         }
     }
 
-    /// Ends a connection on which something came that is no response behind which the server closes.
+    /// Ends a connection on which something arrived that is not a response with which the server closes.
     pub(super) fn part_badly(&mut self, io: &mut Io<'_>, parting: Parting) {
         stats::inc(Counter::BadResponses);
         if parting.is_short {
@@ -139,14 +140,14 @@ impl Upstream {
     }
 }
 
-/// Says whether something has come, and more may.
+/// Returns whether something has arrived, and more may arrive.
 fn may_go_on(io: &Io<'_>) -> bool {
     io.unread() > 0 && !io.fin_received() && !io.is_closed()
 }
 
-/// Says whether what came on an idle connection is a response behind which the server closes; `None` if it is not
+/// Returns whether the data on an idle connection is a response with which the server closes; `None` if it is not
 /// complete.
-#[inline(never)] // Its stack frame is not that of every segment.
+#[inline(never)] // Keeps its stack frame off the path of every segment.
 fn farewell(io: &Io<'_>) -> Option<bool> {
     if io.unread() == 0 {
         return None;
@@ -176,7 +177,7 @@ fn farewell(io: &Io<'_>) -> Option<bool> {
         BodyFraming::None => Some(behind == 0),
         BodyFraming::Length(length) if behind < length => None,
         BodyFraming::Length(length) => Some(behind == length),
-        // Its end is that of the connection, and nobody waits for it.
+        // It ends with the connection, and nobody waits for it.
         BodyFraming::Chunked | BodyFraming::UntilClose => Some(true),
     }
 }
