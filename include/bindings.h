@@ -110,89 +110,21 @@ struct squall_socket {
 };
 
 /**
- * struct squall_sysctl - values of net.squall.*; see the table in sysctl.c
- *
- * Milliseconds for times and bytes for sizes.  Written by sysctl, read with
- * READ_ONCE() semantics by the data path.
+ * struct squall_setting - a row of net.squall.*; see rust/net/sysctl.rs
+ * @name: the name below net.squall
+ * @value: written by sysctl, read with READ_ONCE() semantics by the data path
+ * @least: least value that is accepted
+ * @most: largest value that is accepted
  */
-struct squall_sysctl {
-	u32 head_timeout;
-	u32 keepalive_timeout;
-	u32 body_timeout;
-	u32 response_timeout;
-	u32 connect_timeout;
-	u32 queue_timeout;
-	u32 send_timeout;
-	u32 linger_timeout;
-	u32 backoff_min;
-	u32 backoff_max;
-	u32 first_byte_timeout;
-	u32 request_line_max;
-	u32 field_line_max;
-	u32 head_max;
-	u32 fields_max;
-	u32 chunk_line_max;
-	u32 chunk_excess_max;
-	u32 trailers_max;
-	u32 trailer_fields_max;
-	u32 body_max_kib;
-	u32 body_rate_min;
-	u32 pipelined_max;
-	u32 requests_max;
-	u32 rcvbuf;
-	u32 queue_high;
-	u32 queue_low;
-	u32 unsent_max;
-	u32 splice_min;
-	u32 connections_max;
-	u32 waiters_max;
-	u32 ws_handshake_timeout;
-	u32 ws_idle_timeout;
-	u32 ws_client_idle_timeout;
-	u32 ws_server_idle_timeout;
-	u32 ws_lifetime;
-	u32 ws_lifetime_jitter;
-	u32 ws_send_timeout;
-	u32 ws_half_closed_timeout;
-	u32 ws_close_timeout;
-	u32 ws_bytes_rate;
-	u32 ws_frames_rate;
-	u32 ws_rate_burst;
-	u32 ws_rate_action;
-	u32 drain;
-	u32 drain_restart;
-	u32 connects_per_second;
-	u32 tcp_keepalive_ms;
-	u32 client_prefix_v4;
-	u32 client_prefix_v6;
-	u32 client_connections_max;
-	u32 client_connections_rate;
-	u32 client_connections_burst;
-	u32 client_connections_action;
-	u32 turned_away_max;
-	u32 client_requests_rate;
-	u32 client_requests_burst;
-	u32 client_upgrades_rate;
-	u32 client_upgrades_burst;
-	u32 client_tunnels_max;
-	u32 client_handshake_failures_max;
-	u32 upgrades_rate;
-	u32 upgrades_burst;
-	u32 tunnels_max;
-	u32 limit_action;
-	u32 limit_delay_max;
-	u32 sndbuf;
-	u32 memory_max_mib;
-	u32 client_memory_max_kib;
-	u32 ws_memory_max_kib;
-	u32 ws_strict;
-	u32 interim_max;
+struct squall_setting {
+	const char *name;
+	u32 *value;
+	u32 least;
+	u32 most;
 };
 
-extern struct squall_sysctl squall_sysctl;
-int squall_sysctl_register(void);
+int squall_sysctl_register(const struct squall_setting *rows, u32 count);
 void squall_sysctl_unregister(void);
-bool squall_sysctl_range(const char *name, u32 *least, u32 *most);
 
 /* One contiguous run of an skb's bytes, see squall_skb_piece(). */
 struct squall_piece {

@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod proto;
+pub mod settings;
 
 #[path = "proto/frame_cases.rs"]
 pub mod frame_cases;

@@ -198,9 +198,9 @@ impl<S: Session> Drop for Runtime<S> {
     /// told to stop, and connections come to their end as those of a listener that is removed do; those
     /// that take longer than that may are aborted.
     fn drop(&mut self) {
-        let patience = sysctl::drain()
-            .saturating_add(sysctl::ws_close_timeout())
-            .saturating_add(sysctl::linger_timeout());
+        let patience = sysctl::drain_ms()
+            .saturating_add(sysctl::ws_close_timeout_ms())
+            .saturating_add(sysctl::linger_timeout_ms());
         let end = Moment::now().after_ms(patience);
         while live() > memory::TASKS {
             if !Moment::now().is_before(end) {

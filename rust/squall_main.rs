@@ -16,6 +16,8 @@ mod net;
 #[allow(dead_code)]
 mod proto;
 mod proxy;
+#[allow(dead_code)] // The host's tools read what the module does not.
+mod settings;
 
 module! {
     type: Squall,

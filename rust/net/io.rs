@@ -242,14 +242,14 @@ impl<S: Session> Io<'_, S> {
             self.control.fin = Fin::Reset;
         }
         self.end();
-        self.set_deadline(sysctl::linger_timeout());
+        self.set_deadline(sysctl::linger_timeout_ms());
     }
 
     /// Ends the connection gracefully. The session is over.
     pub(crate) fn release(&mut self) {
         self.finish();
         self.end();
-        self.set_deadline(sysctl::linger_timeout());
+        self.set_deadline(sysctl::linger_timeout_ms());
     }
 
     /// Ends a connection on which nothing is under way, so that no TIME_WAIT keeps its port: by a reset, unless the

@@ -254,7 +254,7 @@ impl<S: Session> Conn<S> {
     /// that does not has `send_timeout`. When all is acknowledged the peer's FIN is due: one that still sends has some
     /// more time, as a reset would be the answer once TCP waits alone.
     fn lingered(&self, control: &mut Control<S>) {
-        let (now, linger) = (Moment::now(), sysctl::linger_timeout());
+        let (now, linger) = (Moment::now(), sysctl::linger_timeout_ms());
         if self.may_leave(control) {
             let all = control
                 .sent_at
@@ -278,7 +278,7 @@ impl<S: Session> Conn<S> {
             return;
         }
         self.look_at_acked(control);
-        if now.is_before(control.sent_at.after_ms(sysctl::send_timeout())) {
+        if now.is_before(control.sent_at.after_ms(sysctl::send_timeout_ms())) {
             let again = now.after_ms(linger);
             control.deadline = Some(again);
             self.arm(control, again);

@@ -219,7 +219,7 @@ impl Downstream {
             if io.fin_received() {
                 io.release();
             } else if !io.has_deadline() {
-                io.set_deadline(sysctl::first_byte_timeout());
+                io.set_deadline(sysctl::first_byte_timeout_ms());
             }
             return;
         }
@@ -228,15 +228,15 @@ impl Downstream {
             // Otherwise small requests with large responses would fill the queue without a bound.
             None if io.wait_for_room() => {
                 self.state = State::Room;
-                io.set_deadline(sysctl::send_timeout());
+                io.set_deadline(sysctl::send_timeout_ms());
                 return;
             }
             None => {
                 // A client that is turned away has one timeout for everything.
                 if self.state != State::Refused {
-                    io.set_deadline(sysctl::head_timeout());
+                    io.set_deadline(sysctl::head_timeout_ms());
                 } else if !io.has_deadline() {
-                    io.set_deadline(sysctl::first_byte_timeout());
+                    io.set_deadline(sysctl::first_byte_timeout_ms());
                 }
                 match Reading::new(HeadParser::request()) {
                     Ok(reading) => reading,
@@ -496,7 +496,7 @@ impl Downstream {
         self.state = State::Head;
         self.reading = None;
         self.counts &= REQUESTS;
-        io.set_deadline(sysctl::keepalive_timeout());
+        io.set_deadline(sysctl::keepalive_timeout_ms());
         let begun = self.skip_empty_lines(io);
         self.pipelined = match begun {
             true => self.pipelined.saturating_add(1),

@@ -44,7 +44,7 @@ impl Drain {
 
     /// Begins, with this many tunnels open. Process context. The caller tells the connections.
     pub(crate) fn begin(&self, tunnels: u32) {
-        self.over.store(sysctl::drain(), Relaxed);
+        self.over.store(sysctl::drain_ms(), Relaxed);
         self.tunnels.store(tunnels, Relaxed);
         self.given.store(0, Relaxed);
         self.since.set(Some(Moment::now()));

@@ -740,7 +740,7 @@ impl Run for Server {
             stats::inc(Counter::Connects);
             pool.counts.connects.inc();
             let session = Session::Upstream(Upstream::new(pool.clone()));
-            let timeout = sysctl::connect_timeout();
+            let timeout = sysctl::connect_timeout_ms();
             if Conn::connect(&pool.addr, session, &upstream::HOOKS, timeout, softirq).is_err() {
                 connect_failed(pool, REFUSED_502);
             }

@@ -160,8 +160,8 @@ impl Record {
 
 /// Returns the milliseconds to wait after `before` earlier waits.
 pub(super) fn backoff(before: u32) -> u32 {
-    let base = u64::from(sysctl::backoff_min()) << before.min(16);
-    let base = base.min(u64::from(sysctl::backoff_max())) as u32;
+    let base = u64::from(sysctl::backoff_min_ms()) << before.min(16);
+    let base = base.min(u64::from(sysctl::backoff_max_ms())) as u32;
     // A jitter of a quarter, so that many do not come at once.
     let quarter = base / 4;
     base.saturating_sub(quarter)

@@ -371,7 +371,7 @@ impl Upstream {
             return io.release();
         }
         self.stage = Stage::Last;
-        io.set_deadline(sysctl::linger_timeout());
+        io.set_deadline(sysctl::linger_timeout_ms());
     }
 
     /// The server closed the connection instead of answering.

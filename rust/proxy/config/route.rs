@@ -13,7 +13,6 @@ use super::{
     switch, //
 };
 use crate::{
-    net::sysctl,
     proto::sticky::NAME_MAX,
     proxy::{
         route::{
@@ -23,7 +22,8 @@ use crate::{
         },
         settings::Setting,
         site::Site, //
-    }, //
+    },
+    settings::settings, //
 };
 use core::fmt::Write;
 use kernel::{
@@ -71,51 +71,6 @@ impl RouteDir {
         site: Arc<Site>,
         listener: &CStr,
     ) -> Result<impl PinInit<configfs::Group<RouteDir>, Error>> {
-        let attributes = configfs_attrs! {
-            container: configfs::Group<RouteDir>,
-            data: RouteDir,
-            child: ServerDir,
-            attributes: [
-                stats: 0,
-                balance: 1,
-                host: 2,
-                path: 3,
-                enable: 4,
-                balance_name: 5,
-                body_timeout_ms: 100,
-                body_rate_min: 101,
-                body_max_kib: 102,
-                queue_timeout_ms: 103,
-                response_timeout_ms: 104,
-                send_timeout_ms: 105,
-                ws_handshake_timeout_ms: 106,
-                ws_idle_timeout_ms: 107,
-                ws_client_idle_timeout_ms: 108,
-                ws_server_idle_timeout_ms: 109,
-                ws_lifetime_ms: 110,
-                ws_lifetime_jitter: 111,
-                ws_send_timeout_ms: 112,
-                ws_half_closed_timeout_ms: 113,
-                ws_close_timeout_ms: 114,
-                ws_bytes_rate: 115,
-                ws_frames_rate: 116,
-                ws_rate_burst_ms: 117,
-                ws_rate_action: 118,
-                client_requests_rate: 120,
-                client_requests_burst: 121,
-                client_upgrades_rate: 122,
-                client_upgrades_burst: 123,
-                client_tunnels_max: 124,
-                client_handshake_failures_max: 125,
-                upgrades_rate: 126,
-                upgrades_burst: 127,
-                tunnels_max: 128,
-                limit_action: 129,
-                limit_delay_max_ms: 130,
-                ws_memory_max_kib: 131,
-                ws_strict: 132,
-            ],
-        };
         let route = Route::new(name(dir)?)?;
         site.router.add(route.clone()).map_err(|err| {
             let why = match err {
@@ -127,7 +82,7 @@ impl RouteDir {
         let made = RouteMade { site, route };
         let route = name(dir)?;
         let data = try_init!(RouteDir { name: route, made });
-        Ok(configfs::Group::new(name(dir)?, attributes, data))
+        Ok(configfs::Group::new(name(dir)?, attributes(), data))
     }
 }
 
@@ -281,60 +236,48 @@ impl AttributeOperations<5> for RouteDir {
     }
 }
 
-/// Makes a file of a setting: it shows what counts, and takes a number, or `default` for the sysctl's.
-macro_rules! setting_file {
-    ($($id:literal $setting:ident)*) => {
+/// Makes the files of a route: those that are named here, and one for each setting. The file of a setting shows what counts, and
+/// takes a number, or `default` for the sysctl's.
+macro_rules! files {
+    (
+        global { $($global:tt)* }
+        route { $($(#[$doc:meta])* $id:literal $variant:ident $name:ident = $default:expr, $range:expr, $unit:literal;)* }
+    ) => {
+        fn attributes() -> &'static configfs::ItemType<configfs::Group<RouteDir>, RouteDir> {
+            configfs_attrs! {
+                container: configfs::Group<RouteDir>,
+                data: RouteDir,
+                child: ServerDir,
+                attributes: [
+                    stats: 0,
+                    balance: 1,
+                    host: 2,
+                    path: 3,
+                    enable: 4,
+                    balance_name: 5,
+                    $($name: $id,)*
+                ],
+            }
+        }
+
         $(
             #[vtable]
             impl AttributeOperations<$id> for RouteDir {
                 type Data = RouteDir;
 
                 fn show(dir: &RouteDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-                    dir.show_setting(Setting::$setting, page)
+                    dir.show_setting(Setting::$variant, page)
                 }
 
                 fn store(dir: &RouteDir, page: &[u8]) -> Result {
-                    dir.store_setting(Setting::$setting, page)
+                    dir.store_setting(Setting::$variant, page)
                 }
             }
         )*
     };
 }
 
-setting_file! {
-    100 BodyTimeout
-    101 BodyRateMin
-    102 BodyMaxKib
-    103 QueueTimeout
-    104 ResponseTimeout
-    105 SendTimeout
-    106 WsHandshakeTimeout
-    107 WsIdleTimeout
-    108 WsClientIdleTimeout
-    109 WsServerIdleTimeout
-    110 WsLifetime
-    111 WsLifetimeJitter
-    112 WsSendTimeout
-    113 WsHalfClosedTimeout
-    114 WsCloseTimeout
-    115 WsBytesRate
-    116 WsFramesRate
-    117 WsRateBurst
-    118 WsRateAction
-    120 ClientRequestsRate
-    121 ClientRequestsBurst
-    122 ClientUpgradesRate
-    123 ClientUpgradesBurst
-    124 ClientTunnelsMax
-    125 ClientHandshakeFailuresMax
-    126 UpgradesRate
-    127 UpgradesBurst
-    128 TunnelsMax
-    129 LimitAction
-    130 LimitDelayMax
-    131 WsMemoryMaxKib
-    132 WsStrict
-}
+settings!(files);
 
 impl RouteDir {
     fn store_key(
@@ -373,11 +316,10 @@ impl RouteDir {
         };
         let set = value.and_then(|value| self.made.route.settings.set(setting, value));
         set.map_err(|err| {
-            let name = setting.name().to_str().unwrap_or_default();
-            let (least, most) = sysctl::range(setting.name()).unwrap_or_default();
+            let (least, most) = setting.range();
             refuse(
                 &self.name,
-                name,
+                setting.name(),
                 page,
                 format_args!("neither 'default' nor a number from {least} to {most}"),
                 err,

@@ -61,7 +61,7 @@ impl Downstream {
         exchange.measured.1 = exchange.body.forwarded();
         self.exchange = Some(exchange);
         self.state = State::Rest;
-        io.set_deadline(sysctl::linger_timeout());
+        io.set_deadline(sysctl::linger_timeout_ms());
         self.skip_rest(io);
     }
 

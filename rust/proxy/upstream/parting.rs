@@ -99,7 +99,7 @@ impl Upstream {
             pieces: 0,
             is_short,
         };
-        io.set_deadline(sysctl::linger_timeout());
+        io.set_deadline(sysctl::linger_timeout_ms());
         self.part(io, parting, said);
     }
 
