@@ -7,7 +7,7 @@
 KDIR ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all module debug-module tools demo test bench bench-squall bench-commit check fmt fuzz bench-parser clean distclean help
+.PHONY: all module debug-module tools demo test bench bench-squall bench-commit check fmt reference fuzz bench-parser clean distclean help
 
 all: module
 
@@ -51,6 +51,9 @@ fuzz:
 fmt:
 	@tools/check --fix-format
 
+reference:
+	@tools/reference
+
 bench-parser:
 	@tools/bench-parser
 
@@ -72,6 +75,7 @@ help:
 	@echo 'make check         formatting, lints and the rules of the house only'
 	@echo 'make fuzz          fuzzes the protocol code, each target for SECONDS_EACH=N seconds (default 60)'
 	@echo 'make fmt           formats the Rust sources'
+	@echo 'make reference     writes Documentation/reference.md from the tables in the source'
 	@echo 'make bench-parser  counts and times the parser of heads beside httparse and llhttp (needs cargo, a C compiler, valgrind)'
 	@echo 'make debug-module  builds squall.ko and squall_kunit.ko for the debug kernel'
 	@echo 'make clean         removes what was built from this checkout'

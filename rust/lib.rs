@@ -6,6 +6,8 @@
 
 #![no_std]
 
+pub mod attributes;
+pub mod counters;
 pub mod proto;
 pub mod settings;
 

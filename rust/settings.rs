@@ -150,7 +150,7 @@ macro_rules! settings {
                 103 QueueTimeout queue_timeout_ms = 5000, TIME, "ms";
                 /// Longest pause of a server before and within a response. Then the request gets 504.
                 104 ResponseTimeout response_timeout_ms = 60_000, TIME, "ms";
-                /// Longest time that a client takes nothing of a response that waits for it. Then the connection is reset.
+                /// Longest time that a client takes nothing of a response that waits for it. Then the connection is ended.
                 105 SendTimeout send_timeout_ms = 60_000, TIME, "ms";
                 /// Longest time from an offer to upgrade to the head of the response. Then the offer gets 504.
                 106 WsHandshakeTimeout ws_handshake_timeout_ms = 10_000, TIME, "ms";

@@ -12,6 +12,8 @@ use kernel::{
     prelude::*, //
 };
 
+#[allow(dead_code)] // As settings.
+mod counters;
 mod net;
 #[allow(dead_code)]
 mod proto;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""README.md's tables of attributes and sysctls are compared with what the module registers."""
+"""The tables of Documentation/reference.md are compared with what the module registers."""
 
 import os
 import re
@@ -9,31 +9,36 @@ from lib import ktap, session, squall
 from lib.ktap import case, equal
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# Beside the checkout's selftests, or brought along beside them.
-README = next((path for path in (f"{HERE}/../README.md", f"{HERE}/README.md") if os.path.exists(path)), None)
+# In the checkout, or brought along beside the selftests.
+PLACES = (f"{HERE}/../Documentation/reference.md", f"{HERE}/../reference.md")
+REFERENCE = next((path for path in PLACES if os.path.exists(path)), None)
 
 
-def table(title):
-    """Rows of the table below the heading `title`: lists of cells without their backquotes."""
-    if README is None:
-        raise ktap.Skip("README.md is not beside the selftests")
-    with open(README, encoding="utf-8") as file:
+def tables(title):
+    """Rows of the tables below the heading `title`: lists of cells without their backquotes."""
+    if REFERENCE is None:
+        raise ktap.Skip("reference.md is not beside the selftests")
+    with open(REFERENCE, encoding="utf-8") as file:
         text = file.read()
-    section = text.split(f"\n### {title}\n", 1)[1].split("\n#", 1)[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
+    level = re.search(f"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    section = re.split(f"^#{{1,{len(level[1])}}} ", text[level.end():], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    # The line before one of dashes is a head.
+    heads = {at + step for at, line in enumerate(lines) if line.startswith("|---") for step in (-1, 0)}
+    rows = [line.strip("|").split("|") for at, line in enumerate(lines) if at not in heads]
+    return [[cell.strip().strip("`") for cell in row] for row in rows]
 
 
 @case("every sysctl is documented with its default, and no other is")
 def sysctls():
-    documented = {row[0].removeprefix("net.squall."): row[1] for row in table("net.squall.* sysctls")}
+    documented = {row[0].removeprefix("net.squall."): row[1] for row in tables("Sysctls")}
     registered = {name: squall.read(f"{squall.SYSCTL}/{name}") for name in os.listdir(squall.SYSCTL)}
     equal(documented, registered, "sysctls and defaults")
 
 
 @case("sysctls accept the documented range and nothing outside", log="squall.*refused")
 def ranges():
-    for row in table("net.squall.* sysctls"):
+    for row in tables("Sysctls"):
         name, default, (low, high) = row[0].removeprefix("net.squall."), row[1], map(int, row[2].split(" to "))
         path = f"{squall.SYSCTL}/{name}"
         for value, good in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
@@ -70,21 +75,29 @@ def attributes():
                     registered[prefix + name] = ("" if counts else squall.read(path) or "empty", mode(path))
     finally:
         squall.remove_tree(f"{squall.ROOT}/fresh")
-    equal({row[0]: (row[1], row[2]) for row in table("Attributes")}, registered, "attributes, defaults and modes")
+    equal({row[0]: (row[1], row[2]) for row in tables("Files of the configuration")}, registered, "attributes, defaults and modes")
 
 
 @case("every counter of the stats files is documented, and no other is")
 def counters():
-    documented = {}
-    for row in table("Counters"):
-        for where in re.split(", *", row[1]):
-            documented.setdefault(where, set()).add(row[0])
+    documented = {
+        where.split()[-1]: {row[0] for row in tables(f"Counters of {where}")}
+        for where in ("the module", "a listener", "a route", "a server")
+    }
     with squall.Listener("127.0.0.1:9", enable=False) as web:
         registered = {
             "module": set(squall.module_stats()), "listener": set(web.stats()),
             "route": set(web.route_stats()), "server": set(web.server_stats()),
         }
     equal(documented, registered, "counters")
+
+
+@case("every protocol error is documented, and no other is")
+def errors():
+    documented = [row[0] for row in tables("Protocol errors")]
+    for file in ("refused_requests", "refused_responses"):
+        registered = [line.split()[0] for line in squall.read(f"{squall.ROOT}/{file}").splitlines()]
+        equal(documented, registered, file)
 
 
 session.main()

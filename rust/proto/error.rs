@@ -4,12 +4,12 @@
 
 /// Declares [`Error`] together with its tables, so that a rule is written down in one place.
 macro_rules! errors {
-    ($($(#[$doc:meta])* $variant:ident $name:literal $status:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident $name:literal $status:literal;)*) => {
         /// A rule that a message broke. Nothing of such a message may be forwarded.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Error {
-            $($(#[$doc])* $variant,)*
+            $($(#[doc = $doc])* $variant,)*
         }
 
         impl Error {
@@ -32,6 +32,13 @@ macro_rules! errors {
                 }
             }
 
+            /// Returns the meaning, one element for each line of the source.
+            pub const fn meaning(self) -> &'static [&'static str] {
+                match self {
+                    $(Error::$variant => &[$($doc),*],)*
+                }
+            }
+
             /// Returns the rule's place in [`Error::ALL`], for a table of counters.
             pub const fn index(self) -> usize {
                 self as usize
@@ -41,13 +48,13 @@ macro_rules! errors {
 }
 
 errors! {
-    /// The head is longer than [`crate::proto::head::Limits::head`]. RFC 6585 section 5.
+    /// The head is longer than its limit (`head_max`). RFC 6585 section 5.
     HeadTooLarge "head_too_large" 431;
-    /// The start line is longer than [`crate::proto::head::Limits::start_line`]. RFC 9110 section 15.5.15.
+    /// The start line is longer than its limit (`request_line_max`). RFC 9110 section 15.5.15.
     StartLineTooLong "start_line_too_long" 414;
-    /// A field line is longer than [`crate::proto::head::Limits::field_line`]. RFC 6585 section 5.
+    /// A field line is longer than its limit (`field_line_max`). RFC 6585 section 5.
     FieldLineTooLong "field_line_too_long" 431;
-    /// There are more fields than [`crate::proto::head::Limits::fields`]. RFC 6585 section 5.
+    /// There are more fields than the limit (`fields_max`). RFC 6585 section 5.
     TooManyFields "too_many_fields" 431;
     /// The method is empty or not a token. RFC 9112 section 3.1.
     BadMethod "bad_method" 400;
@@ -101,7 +108,7 @@ errors! {
     TooManyInterim "too_many_interim" 502;
     /// The Connection field is not a list of tokens. RFC 9110 section 7.6.1.
     BadConnection "bad_connection" 400;
-    /// Connection names more than [`crate::proto::connection::MAX_OPTIONS`] options.
+    /// Connection names more options than are remembered.
     TooManyOptions "too_many_options" 400;
     /// Expect has a value other than `100-continue`. RFC 9110 section 10.1.1.
     BadExpect "bad_expect" 417;
@@ -111,7 +118,7 @@ errors! {
     LastForward "last_forward" 501;
     /// An upgrade offer whose Upgrade field is not a list of protocols. RFC 9110 section 7.8.
     BadUpgrade "bad_upgrade" 400;
-    /// An upgrade offer without exactly one Sec-WebSocket-Key of 1 to [`crate::proto::ws::KEY_MAX`] visible characters; or, as a
+    /// An upgrade offer without exactly one Sec-WebSocket-Key of 1 to 64 visible characters; or, as a
     /// flaw, one whose key is not 16 bytes in base64. RFC 6455 section 4.1.
     BadKey "bad_key" 400;
     /// An upgrade offer without exactly one Sec-WebSocket-Version. RFC 6455 section 4.1.
@@ -122,7 +129,7 @@ errors! {
     BadSubprotocol "bad_subprotocol" 400;
     /// Sec-WebSocket-Extensions is not a list of extensions. RFC 6455 section 9.1.
     BadExtension "bad_extension" 400;
-    /// An upgrade offer has more subprotocols and extensions than [`crate::proto::ws::NAMES_MAX`].
+    /// An upgrade offer has more subprotocols and extensions than are remembered, 22.
     OfferTooLarge "offer_too_large" 431;
     /// The server switches protocols although the client did not offer it. RFC 9110 section 15.2.2.
     UnaskedSwitch "unasked_switch" 502;
@@ -140,15 +147,15 @@ errors! {
     BadChunkSize "bad_chunk_size" 400;
     /// A chunk extension is malformed. RFC 9112 section 7.1.1.
     BadChunkExtension "bad_chunk_extension" 400;
-    /// The chunk-size line is longer than [`crate::proto::h1::BodyLimits::chunk_line`]. RFC 9112 section 7.1.1.
+    /// The chunk-size line is longer than its limit (`chunk_line_max`). RFC 9112 section 7.1.1.
     ChunkLineTooLong "chunk_line_too_long" 400;
-    /// Chunk extensions outweigh the content by more than [`crate::proto::h1::BodyLimits::chunk_excess`]. RFC 9112 section 7.1.1.
+    /// Chunk extensions outweigh the content by more than the limit (`chunk_excess_max`). RFC 9112 section 7.1.1.
     ChunkExcess "chunk_excess" 400;
-    /// The content is longer than [`crate::proto::h1::BodyLimits::content`]. RFC 9110 section 15.5.14.
+    /// The content is longer than its limit (`body_max_kib`). RFC 9110 section 15.5.14.
     BodyTooLarge "body_too_large" 413;
     /// The connection ended before the message did. RFC 9112 section 8.
     Truncated "truncated" 400;
-    /// The path would have to select a route, but cannot be compared; see [`crate::proto::canonical::Path`].
+    /// The path would have to select a route, but cannot be compared: it has a segment `.` or `..`, `%00`, or a `%` that encodes nothing.
     BadPath "bad_path" 400;
 }
 
