@@ -38,7 +38,7 @@ pub struct File {
     pub meaning: &'static [&'static str],
 }
 
-/// A file that holds a number.
+/// A file that holds a number or a switch.
 #[derive(Clone, Copy, Debug)]
 pub struct NumberFile {
     /// Name of the file.
@@ -51,8 +51,8 @@ pub struct NumberFile {
     pub most: u32,
 }
 
-/// Returns the number that the file `id` holds. For constants: compiling fails if there is no such file.
-pub const fn number(mut files: &[File], id: u64) -> NumberFile {
+/// Returns the number or switch that the file `id` holds. For constants: compiling fails if there is no such file.
+pub const fn number_file(mut files: &[File], id: u64) -> NumberFile {
     let mut found = NumberFile {
         name: "",
         default: 0,
@@ -60,24 +60,30 @@ pub const fn number(mut files: &[File], id: u64) -> NumberFile {
         most: 0,
     };
     while let [file, others @ ..] = files {
-        if let (true, Number(default, range)) = (file.id == id, &file.kind) {
+        let (default, least, most) = match &file.kind {
+            Number(default, range) => (*default, *range.start(), *range.end()),
+            Switch(default) => (*default, 0, 1),
+            Text(_) | Counters => (0, 0, 0),
+        };
+        if file.id == id && most > 0 {
             found = NumberFile {
                 name: file.name,
-                default: *default,
-                least: *range.start(),
-                most: *range.end(),
+                default,
+                least,
+                most,
             };
         }
         files = others;
     }
-    assert!(!found.name.is_empty(), "no file of a number");
+    assert!(!found.name.is_empty(), "no such file");
     found
 }
 
-/// Hands the files of the root to the macro `$make`.
+/// Hands the files of the root to the macro `$make`, behind the tokens `$with`.
 macro_rules! root_files {
-    ($make:ident) => {
+    ($make:ident $($with:tt)*) => {
         $make! {
+            $($with)*
             /// Counters of the whole module.
             0 stats = Counters;
             /// How often clients broke each rule of the protocol, one `name value` per line.
@@ -88,10 +94,11 @@ macro_rules! root_files {
     };
 }
 
-/// Hands the files of a listener to the macro `$make`.
+/// Hands the files of a listener to the macro `$make`, behind the tokens `$with`.
 macro_rules! listener_files {
-    ($make:ident) => {
+    ($make:ident $($with:tt)*) => {
         $make! {
+            $($with)*
             /// Address where clients connect: `192.0.2.1:80`, `[2001:db8::1]:80`, `0.0.0.0:80`. It is fixed while the listener is enabled.
             0 address = Text("");
             /// 1: the listener accepts connections. 0: it stops listening, completes exchanges, closes idle connections, and closes
@@ -120,10 +127,11 @@ macro_rules! listener_files {
     };
 }
 
-/// Hands the files of a route, without its settings, to the macro `$make`.
+/// Hands the files of a route, without its settings, to the macro `$make`, behind the tokens `$with`.
 macro_rules! route_files {
-    ($make:ident) => {
+    ($make:ident $($with:tt)*) => {
         $make! {
+            $($with)*
             /// Host of the requests that take the route: a name, `*.example.com` for all names below it, an address,
             /// `[2001:db8::1]`, or empty for any host. Writing `host path` sets both at once.
             2 host = Text("");
@@ -143,10 +151,11 @@ macro_rules! route_files {
     };
 }
 
-/// Hands the files of a server to the macro `$make`.
+/// Hands the files of a server to the macro `$make`, behind the tokens `$with`.
 macro_rules! server_files {
-    ($make:ident) => {
+    ($make:ident $($with:tt)*) => {
         $make! {
+            $($with)*
             /// Address of the server, which must be one host: not `0.0.0.0`, `[::]`, a multicast or broadcast address, or a link-local IPv6
             /// address. It takes effect when it is written. Up to 64 servers share the requests of a route.
             0 address = Text("");

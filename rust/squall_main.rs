@@ -13,6 +13,8 @@ use kernel::{
 };
 
 #[allow(dead_code)] // As settings.
+mod attributes;
+#[allow(dead_code)] // As settings.
 mod counters;
 mod net;
 #[allow(dead_code)]

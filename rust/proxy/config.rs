@@ -19,6 +19,10 @@
 
 use super::session::broken;
 use crate::{
+    attributes::{
+        root_files,
+        NumberFile, //
+    },
     net::{
         clients,
         memory,
@@ -61,18 +65,50 @@ pub(crate) struct Root {}
 
 /// Registers the tree.
 pub(crate) fn register() -> impl PinInit<configfs::Subsystem<Root>, Error> {
-    let root = configfs_attrs! {
-        container: configfs::Subsystem<Root>,
-        data: Root,
-        child: ListenerDir,
-        attributes: [
-            stats: 0,
-            refused_requests: 1,
-            refused_responses: 2,
-        ],
-    };
-    configfs::Subsystem::new(c"squall", root, try_init!(Root {}))
+    configfs::Subsystem::new(c"squall", attributes(), try_init!(Root {}))
 }
+
+macro_rules! files {
+    ($($(#[$doc:meta])* $id:literal $name:ident = $kind:expr;)*) => {
+        fn attributes() -> &'static configfs::ItemType<configfs::Subsystem<Root>, Root> {
+            configfs_attrs! {
+                container: configfs::Subsystem<Root>,
+                data: Root,
+                child: ListenerDir,
+                attributes: [$($name: $id,)*],
+            }
+        }
+    };
+}
+
+root_files!(files);
+
+/// Makes the code of files that hold numbers, with the names and ranges of `rust/attributes.rs`. Each is the number of the file,
+/// a function that reads the value, and one that takes a value and the text it was written as.
+macro_rules! number_files {
+    ($dir:ident of $files:path, $parse:path; $($id:literal $get:expr, $set:expr;)*) => {
+        $(
+            #[vtable]
+            impl AttributeOperations<$id> for $dir {
+                type Data = $dir;
+
+                fn show(dir: &$dir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
+                    let get: fn(&$dir) -> _ = $get;
+                    let value = u32::from(get(dir));
+                    show(page, |text| writeln!(text, "{value}"))
+                }
+
+                fn store(dir: &$dir, page: &[u8]) -> Result {
+                    const FILE: $crate::attributes::NumberFile =
+                        $crate::attributes::number_file($files, $id);
+                    let set: fn(&$dir, _, &[u8]) -> Result = $set;
+                    set(dir, $parse(&FILE, &dir.name, page)?, page)
+                }
+            }
+        )*
+    };
+}
+use number_files;
 
 /// Writes an attribute's text into its page; returns the length.
 fn show(
@@ -174,6 +210,26 @@ fn switch(text: &[u8]) -> Result<bool> {
         b"1" => Ok(true),
         _ => Err(EINVAL),
     }
+}
+
+/// Reads what is written to a file that holds 0 or 1.
+fn written_switch(file: &NumberFile, dir: &CStr, page: &[u8]) -> Result<bool> {
+    switch(page).map_err(|err| refuse(dir, file.name, page, format_args!("neither 0 nor 1"), err))
+}
+
+/// Reads what is written to a file that holds a number.
+fn written_number(file: &NumberFile, dir: &CStr, page: &[u8]) -> Result<u32> {
+    let (least, most) = (file.least, file.most);
+    let value = number(page, most).filter(|&value| value >= least);
+    value.ok_or_else(|| {
+        refuse(
+            dir,
+            file.name,
+            page,
+            format_args!("not a number from {least} to {most}"),
+            EINVAL,
+        )
+    })
 }
 
 /// Reads a decimal number up to `most`.

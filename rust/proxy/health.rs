@@ -21,6 +21,10 @@ use super::{
     }, //
 };
 use crate::{
+    attributes::{
+        number_file,
+        SERVER, //
+    },
     net::{
         lock::{
             new_bh_lock,
@@ -89,10 +93,10 @@ impl Default for Plan {
             path: KVec::new(),
             host: KVec::new(),
             statuses: (200, 200),
-            interval: 2000,
-            timeout: 1000,
-            rise: 2,
-            fall: 3,
+            interval: number_file(SERVER, 13).default,
+            timeout: number_file(SERVER, 14).default,
+            rise: number_file(SERVER, 15).default,
+            fall: number_file(SERVER, 16).default,
         }
     }
 }

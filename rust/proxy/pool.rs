@@ -98,12 +98,6 @@ const PACE_MS: u32 = 1;
 /// Otherwise a server that accepts and closes would be connected to in a loop.
 const SHORT_LIVED_MS: u32 = 1000;
 
-/// Largest value of `connections` and of `idle_max`.
-pub(crate) const CONNECTIONS_MAX: u32 = 4096;
-
-/// Largest value of `connections_max`.
-pub(crate) const MOST_MAX: u32 = 65536;
-
 /// A pool: the task that opens connections.
 pub(crate) type Pool = Task<Server>;
 
@@ -165,11 +159,11 @@ struct Shared {
 /// The sizes of a pool, without tunnels.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
-    /// Connections that are kept ready ahead of need: up to [`CONNECTIONS_MAX`], and not more than `most`.
+    /// Connections that are kept ready ahead of need (`connections`), and not more than `most`.
     pub(crate) connections: u32,
-    /// The most connections: up to [`MOST_MAX`].
+    /// The most connections (`connections_max`).
     pub(crate) most: u32,
-    /// The most used connections that are kept for a while: up to [`CONNECTIONS_MAX`].
+    /// The most used connections that are kept for a while (`idle_max`).
     pub(crate) idle_most: u32,
     /// That while, in milliseconds.
     pub(crate) idle_ms: u32,

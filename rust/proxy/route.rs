@@ -23,6 +23,10 @@ use super::{
     settings::Settings, //
 };
 use crate::{
+    attributes::{
+        number_file,
+        SERVER, //
+    },
     net::{
         hash,
         keyed_hash,
@@ -55,9 +59,6 @@ use kernel::{
 
 /// Servers that a route may have.
 pub(crate) const SERVERS_MAX: usize = 64;
-
-/// Largest weight.
-pub(crate) const WEIGHT_MAX: u32 = 256;
 
 /// How a route chooses among its servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,7 +141,7 @@ pub(crate) enum Client {
 /// What the choice knows of a server besides its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
-    /// Its weight: 0, which gets nothing, to [`WEIGHT_MAX`].
+    /// Its weight: 0 gets nothing.
     pub(crate) weight: u32,
     /// It is used only when no other server is up.
     pub(crate) backup: bool,
@@ -149,7 +150,7 @@ pub(crate) struct Share {
 impl Default for Share {
     fn default() -> Self {
         Share {
-            weight: 1,
+            weight: number_file(SERVER, 4).default,
             backup: false,
         }
     }

@@ -6,10 +6,15 @@
 
 use super::{
     number,
+    number_files,
     server::ServerDir,
-    show, //
+    show,
+    written_number, //
 };
-use crate::proxy::health::Plan;
+use crate::{
+    attributes::SERVER,
+    proxy::health::Plan, //
+};
 use core::fmt::Write;
 use kernel::{
     configfs::AttributeOperations,
@@ -125,38 +130,9 @@ fn statuses(page: &[u8]) -> Option<(u16, u16)> {
     (least <= most).then_some((least, most))
 }
 
-/// Makes a file of a number of the plan.
-macro_rules! number_file {
-    ($($id:literal $name:literal $field:ident $least:literal to $most:literal;)*) => {
-        $(
-            #[vtable]
-            impl AttributeOperations<$id> for ServerDir {
-                type Data = ServerDir;
-
-                fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-                    let value = dir.state.lock().plan.$field;
-                    show(page, |text| writeln!(text, "{value}"))
-                }
-
-                fn store(dir: &ServerDir, page: &[u8]) -> Result {
-                    let value = number(page, $most).filter(|&value| value >= $least);
-                    let value = value.ok_or_else(|| {
-                        dir.refuse(
-                            $name,
-                            page,
-                            format_args!("not a number from {} to {}", $least, $most),
-                        )
-                    })?;
-                    dir.replan(|plan| &mut plan.$field, value)
-                }
-            }
-        )*
-    };
-}
-
-number_file! {
-    13 "health_interval_ms" interval 100 to 86400000;
-    14 "health_timeout_ms" timeout 1 to 86400000;
-    15 "health_rise" rise 1 to 1000;
-    16 "health_fall" fall 1 to 1000;
+number_files! { ServerDir of SERVER, written_number;
+    13 |dir| dir.state.lock().plan.interval, |dir, value, _| dir.replan(|plan| &mut plan.interval, value);
+    14 |dir| dir.state.lock().plan.timeout, |dir, value, _| dir.replan(|plan| &mut plan.timeout, value);
+    15 |dir| dir.state.lock().plan.rise, |dir, value, _| dir.replan(|plan| &mut plan.rise, value);
+    16 |dir| dir.state.lock().plan.fall, |dir, value, _| dir.replan(|plan| &mut plan.fall, value);
 }

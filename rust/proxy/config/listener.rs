@@ -7,13 +7,19 @@
 use super::{
     address,
     name,
-    number,
+    number_files,
     refuse,
     route::RouteDir,
     show,
-    switch, //
+    switch,
+    written_number,
+    written_switch, //
 };
 use crate::{
+    attributes::{
+        listener_files,
+        LISTENER, //
+    },
     net::{
         Listener,
         SocketAddr, //
@@ -86,29 +92,47 @@ impl ListenerState {
 impl ListenerDir {
     /// Makes the directory `dir`.
     pub(super) fn group(dir: &CStr) -> Result<impl PinInit<configfs::Group<ListenerDir>, Error>> {
-        let attributes = configfs_attrs! {
-            container: configfs::Group<ListenerDir>,
-            data: ListenerDir,
-            child: RouteDir,
-            attributes: [
-                address: 0,
-                enable: 1,
-                stats: 2,
-                trusted: 3,
-                forwarded: 4,
-                connections_max: 20,
-                access: 21,
-                via: 22,
-            ],
-        };
         let (listener, site) = (name(dir)?, SiteMade(Site::new(name(dir)?)?));
         let data = try_pin_init!(ListenerDir {
             name: listener,
             state <- new_mutex!(ListenerState::default()),
             site,
         });
-        Ok(configfs::Group::new(name(dir)?, attributes, data))
+        Ok(configfs::Group::new(name(dir)?, attributes(), data))
     }
+}
+
+macro_rules! files {
+    ($($(#[$doc:meta])* $id:literal $name:ident = $kind:expr;)*) => {
+        fn attributes() -> &'static configfs::ItemType<configfs::Group<ListenerDir>, ListenerDir> {
+            configfs_attrs! {
+                container: configfs::Group<ListenerDir>,
+                data: ListenerDir,
+                child: RouteDir,
+                attributes: [$($name: $id,)*],
+            }
+        }
+    };
+}
+
+listener_files!(files);
+
+number_files! { ListenerDir of LISTENER, written_switch;
+    4 |dir| dir.site.0.forwarded(None), |dir, value, _| {
+        dir.site.0.forwarded(Some(value));
+        Ok(())
+    };
+    22 |dir| dir.site.0.via(), |dir, value, _| {
+        dir.site.0.set_via(value);
+        Ok(())
+    };
+}
+
+number_files! { ListenerDir of LISTENER, written_number;
+    20 |dir| dir.site.0.door.connections_max(None), |dir, value, _| {
+        dir.site.0.door.connections_max(Some(value));
+        Ok(())
+    };
 }
 
 #[vtable]
@@ -227,52 +251,6 @@ impl AttributeOperations<3> for ListenerDir {
 }
 
 #[vtable]
-impl AttributeOperations<4> for ListenerDir {
-    type Data = ListenerDir;
-
-    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let forwarded = dir.site.0.forwarded(None);
-        show(page, |text| writeln!(text, "{}", u8::from(forwarded)))
-    }
-
-    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
-        let forwarded = switch(page).map_err(|err| {
-            let why = format_args!("neither 0 nor 1");
-            refuse(&dir.name, "forwarded", page, why, err)
-        })?;
-        dir.site.0.forwarded(Some(forwarded));
-        Ok(())
-    }
-}
-
-/// Largest value of `connections_max`.
-const CONNECTIONS_MAX: u32 = 4 << 20;
-
-#[vtable]
-impl AttributeOperations<20> for ListenerDir {
-    type Data = ListenerDir;
-
-    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let most = dir.site.0.door.connections_max(None);
-        show(page, |text| writeln!(text, "{most}"))
-    }
-
-    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
-        let most = number(page, CONNECTIONS_MAX).ok_or_else(|| {
-            refuse(
-                &dir.name,
-                "connections_max",
-                page,
-                format_args!("not a number from 0 to {CONNECTIONS_MAX}"),
-                EINVAL,
-            )
-        })?;
-        dir.site.0.door.connections_max(Some(most));
-        Ok(())
-    }
-}
-
-#[vtable]
 impl AttributeOperations<21> for ListenerDir {
     type Data = ListenerDir;
 
@@ -291,23 +269,6 @@ impl AttributeOperations<21> for ListenerDir {
             )
         })?;
         dir.site.0.set_rules(rules);
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<22> for ListenerDir {
-    type Data = ListenerDir;
-
-    fn show(dir: &ListenerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let via = dir.site.0.via();
-        show(page, |text| writeln!(text, "{}", u8::from(via)))
-    }
-
-    fn store(dir: &ListenerDir, page: &[u8]) -> Result {
-        let via = switch(page)
-            .map_err(|err| refuse(&dir.name, "via", page, format_args!("neither 0 nor 1"), err))?;
-        dir.site.0.set_via(via);
         Ok(())
     }
 }

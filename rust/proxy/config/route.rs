@@ -7,12 +7,17 @@
 use super::{
     name,
     number,
+    number_files,
     refuse,
     server::ServerDir,
     show,
-    switch, //
+    written_switch, //
 };
 use crate::{
+    attributes::{
+        route_files,
+        ROUTE, //
+    },
     proto::sticky::NAME_MAX,
     proxy::{
         route::{
@@ -189,30 +194,6 @@ fn show_text(value: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
 }
 
 #[vtable]
-impl AttributeOperations<4> for RouteDir {
-    type Data = RouteDir;
-
-    fn show(dir: &RouteDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let enabled = !dir.made.route.drain.is_on();
-        show(page, |text| writeln!(text, "{}", u8::from(enabled)))
-    }
-
-    fn store(dir: &RouteDir, page: &[u8]) -> Result {
-        let enabled = switch(page).map_err(|err| {
-            let why = format_args!("neither 0 nor 1");
-            refuse(&dir.name, "enable", page, why, err)
-        })?;
-        let route = &dir.made.route;
-        match enabled {
-            true => route.drain.end(),
-            false if !route.drain.is_on() => route.drain(),
-            false => {}
-        }
-        Ok(())
-    }
-}
-
-#[vtable]
 impl AttributeOperations<5> for RouteDir {
     type Data = RouteDir;
 
@@ -236,29 +217,42 @@ impl AttributeOperations<5> for RouteDir {
     }
 }
 
-/// Makes the files of a route: those that are named here, and one for each setting. The file of a setting shows what counts, and
-/// takes a number, or `default` for the sysctl's.
+number_files! { RouteDir of ROUTE, written_switch;
+    4 |dir| !dir.made.route.drain.is_on(), |dir, enabled, _| {
+        let route = &dir.made.route;
+        match enabled {
+            true => route.drain.end(),
+            false if !route.drain.is_on() => route.drain(),
+            false => {}
+        }
+        Ok(())
+    };
+}
+
+/// Makes the list of a route's files: those of its settings, and its others.
 macro_rules! files {
     (
-        global { $($global:tt)* }
-        route { $($(#[$doc:meta])* $id:literal $variant:ident $name:ident = $default:expr, $range:expr, $unit:literal;)* }
+        settings { $($setting:ident: $setting_id:literal,)* }
+        $($(#[$doc:meta])* $id:literal $name:ident = $kind:expr;)*
     ) => {
         fn attributes() -> &'static configfs::ItemType<configfs::Group<RouteDir>, RouteDir> {
             configfs_attrs! {
                 container: configfs::Group<RouteDir>,
                 data: RouteDir,
                 child: ServerDir,
-                attributes: [
-                    stats: 0,
-                    balance: 1,
-                    host: 2,
-                    path: 3,
-                    enable: 4,
-                    balance_name: 5,
-                    $($name: $id,)*
-                ],
+                attributes: [$($name: $id,)* $($setting: $setting_id,)*],
             }
         }
+    };
+}
+
+/// Makes the files of a route's settings. Such a file shows what counts, and takes a number, or `default` for the sysctl's.
+macro_rules! setting_files {
+    (
+        global { $($global:tt)* }
+        route { $($(#[$doc:meta])* $id:literal $variant:ident $name:ident = $default:expr, $range:expr, $unit:literal;)* }
+    ) => {
+        route_files!(files settings { $($name: $id,)* });
 
         $(
             #[vtable]
@@ -277,7 +271,7 @@ macro_rules! files {
     };
 }
 
-settings!(files);
+settings!(setting_files);
 
 impl RouteDir {
     fn store_key(

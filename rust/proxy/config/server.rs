@@ -7,29 +7,34 @@
 use super::{
     address,
     name,
-    number,
+    number_files,
     refuse,
     show,
-    switch, //
+    written_number,
+    written_switch, //
 };
-use crate::proxy::{
-    drain::Tunnels,
-    health::{
-        self,
-        Checks,
-        Plan, //
+use crate::{
+    attributes::{
+        number_file,
+        server_files,
+        SERVER, //
     },
-    pool::{
-        self,
-        Pool,
-        Size,
-        CONNECTIONS_MAX,
-        MOST_MAX, //
-    },
-    route::{
-        Route,
-        Share,
-        WEIGHT_MAX, //
+    proxy::{
+        drain::Tunnels,
+        health::{
+            self,
+            Checks,
+            Plan, //
+        },
+        pool::{
+            self,
+            Pool,
+            Size, //
+        },
+        route::{
+            Route,
+            Share, //
+        }, //
     }, //
 };
 use core::fmt::{
@@ -55,25 +60,16 @@ use kernel::{
 
 /// How many connections a server has if nobody says otherwise.
 const SIZE: Size = Size {
-    connections: 0,
-    most: 1024,
-    idle_most: 256,
-    idle_ms: 60_000,
+    connections: number_file(SERVER, 1).default,
+    most: number_file(SERVER, 3).default,
+    idle_most: number_file(SERVER, 8).default,
+    idle_ms: number_file(SERVER, 9).default,
 };
-
-/// Largest value of `idle_ms`.
-const IDLE_MS_MAX: u32 = 86_400_000;
-
-/// Largest value of `slow_start_ms`.
-const SLOW_START_MAX: u32 = 86_400_000;
-
-/// Largest value of `fails_max`.
-const FAILS_MAX: u32 = 1_000_000;
 
 /// The directory of a server.
 #[pin_data]
 pub(crate) struct ServerDir {
-    name: CString,
+    pub(super) name: CString,
     #[pin]
     pub(super) state: Mutex<ServerState>,
 }
@@ -92,6 +88,103 @@ pub(super) struct ServerState {
     tunnels: Arc<Tunnels>,
 }
 
+macro_rules! files {
+    ($($(#[$doc:meta])* $id:literal $name:ident = $kind:expr;)*) => {
+        fn attributes() -> &'static configfs::ItemType<configfs::Group<ServerDir>, ServerDir> {
+            configfs_attrs! {
+                container: configfs::Group<ServerDir>,
+                data: ServerDir,
+                attributes: [$($name: $id,)*],
+            }
+        }
+    };
+}
+
+server_files!(files);
+
+number_files! { ServerDir of SERVER, written_number;
+    1 |dir| dir.state.lock().size.connections, |dir, connections, page| {
+        let mut state = dir.state.lock();
+        if connections > state.size.most {
+            return Err(dir.refuse(
+                "connections",
+                page,
+                format_args!("connections_max is {}", state.size.most),
+            ));
+        }
+        state.size.connections = connections;
+        state.resize();
+        Ok(())
+    };
+    3 |dir| dir.state.lock().size.most, |dir, most, page| {
+        let mut state = dir.state.lock();
+        if most < state.size.connections {
+            return Err(dir.refuse(
+                "connections_max",
+                page,
+                format_args!("connections is {}", state.size.connections),
+            ));
+        }
+        state.size.most = most;
+        state.resize();
+        Ok(())
+    };
+    8 |dir| dir.state.lock().size.idle_most, |dir, value, _| {
+        let mut state = dir.state.lock();
+        state.size.idle_most = value;
+        state.resize();
+        Ok(())
+    };
+    9 |dir| dir.state.lock().size.idle_ms, |dir, value, _| {
+        let mut state = dir.state.lock();
+        state.size.idle_ms = value;
+        state.resize();
+        Ok(())
+    };
+    4 |dir| dir.state.lock().share.weight, |dir, weight, _| {
+        let mut state = dir.state.lock();
+        state.share.weight = weight;
+        state.reshare();
+        Ok(())
+    };
+    6 |dir| dir.state.lock().fails_max, |dir, fails_max, _| {
+        let mut state = dir.state.lock();
+        state.fails_max = fails_max;
+        if let Some(pool) = &state.pool {
+            pool.set_fails_max(fails_max);
+        }
+        Ok(())
+    };
+    7 |dir| dir.state.lock().slow_start, |dir, slow_start, _| {
+        let mut state = dir.state.lock();
+        state.slow_start = slow_start;
+        if let Some(pool) = &state.pool {
+            pool.set_slow_start(slow_start);
+        }
+        Ok(())
+    };
+}
+
+number_files! { ServerDir of SERVER, written_switch;
+    5 |dir| dir.state.lock().share.backup, |dir, backup, _| {
+        let mut state = dir.state.lock();
+        state.share.backup = backup;
+        state.reshare();
+        Ok(())
+    };
+    20 |dir| dir.state.lock().enabled, |dir, enabled, _| {
+        let mut state = dir.state.lock();
+        let was = core::mem::replace(&mut state.enabled, enabled);
+        state.reshare();
+        match enabled {
+            _ if was == enabled => {}
+            true => state.tunnels.drain.end(),
+            false => state.tunnels.drain(),
+        }
+        Ok(())
+    };
+}
+
 impl ServerDir {
     /// Makes the directory `dir` of a server of `route`, whom the log calls `server`.
     pub(super) fn group(
@@ -99,30 +192,6 @@ impl ServerDir {
         server: CString,
         route: Arc<Route>,
     ) -> Result<impl PinInit<configfs::Group<ServerDir>, Error>> {
-        let attributes = configfs_attrs! {
-            container: configfs::Group<ServerDir>,
-            data: ServerDir,
-            attributes: [
-                address: 0,
-                connections: 1,
-                stats: 2,
-                connections_max: 3,
-                weight: 4,
-                backup: 5,
-                enable: 20,
-                fails_max: 6,
-                slow_start_ms: 7,
-                idle_max: 8,
-                idle_ms: 9,
-                health_path: 10,
-                health_host: 11,
-                health_status: 12,
-                health_interval_ms: 13,
-                health_timeout_ms: 14,
-                health_rise: 15,
-                health_fall: 16,
-            ],
-        };
         let tunnels = Arc::new(Tunnels::default(), GFP_KERNEL)?;
         let data = try_pin_init!(ServerDir {
             name: server,
@@ -131,15 +200,15 @@ impl ServerDir {
                 size: SIZE,
                 share: Share::default(),
                 enabled: true,
-                fails_max: 0,
-                slow_start: 0,
+                fails_max: number_file(SERVER, 6).default,
+                slow_start: number_file(SERVER, 7).default,
                 plan: Plan::default(),
                 checks: None,
                 pool: None,
                 tunnels,
             }),
         });
-        Ok(configfs::Group::new(name(dir)?, attributes, data))
+        Ok(configfs::Group::new(name(dir)?, attributes(), data))
     }
 
     /// Refuses a value.
@@ -275,37 +344,6 @@ impl AttributeOperations<0> for ServerDir {
 }
 
 #[vtable]
-impl AttributeOperations<1> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let connections = dir.state.lock().size.connections;
-        show(page, |text| writeln!(text, "{}", connections))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let connections = number(page, CONNECTIONS_MAX).ok_or_else(|| {
-            dir.refuse(
-                "connections",
-                page,
-                format_args!("not a number from 0 to {CONNECTIONS_MAX}"),
-            )
-        })?;
-        let mut state = dir.state.lock();
-        if connections > state.size.most {
-            return Err(dir.refuse(
-                "connections",
-                page,
-                format_args!("connections_max is {}", state.size.most),
-            ));
-        }
-        state.size.connections = connections;
-        state.resize();
-        Ok(())
-    }
-}
-
-#[vtable]
 impl AttributeOperations<2> for ServerDir {
     type Data = ServerDir;
 
@@ -340,205 +378,5 @@ impl AttributeOperations<2> for ServerDir {
             writeln!(text, "checks {}", counts.checks.get())?;
             writeln!(text, "checks_failed {}", counts.checks_failed.get())
         })
-    }
-}
-
-#[vtable]
-impl AttributeOperations<3> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let most = dir.state.lock().size.most;
-        show(page, |text| writeln!(text, "{}", most))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let most = number(page, MOST_MAX)
-            .filter(|&most| most > 0)
-            .ok_or_else(|| {
-                dir.refuse(
-                    "connections_max",
-                    page,
-                    format_args!("not a number from 1 to {MOST_MAX}"),
-                )
-            })?;
-        let mut state = dir.state.lock();
-        if most < state.size.connections {
-            return Err(dir.refuse(
-                "connections_max",
-                page,
-                format_args!("connections is {}", state.size.connections),
-            ));
-        }
-        state.size.most = most;
-        state.resize();
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<4> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let weight = dir.state.lock().share.weight;
-        show(page, |text| writeln!(text, "{}", weight))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let weight = number(page, WEIGHT_MAX).ok_or_else(|| {
-            dir.refuse(
-                "weight",
-                page,
-                format_args!("not a number from 0 to {WEIGHT_MAX}"),
-            )
-        })?;
-        let mut state = dir.state.lock();
-        state.share.weight = weight;
-        state.reshare();
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<5> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let backup = dir.state.lock().share.backup;
-        show(page, |text| writeln!(text, "{}", u8::from(backup)))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let backup = switch(page)
-            .map_err(|_| dir.refuse("backup", page, format_args!("neither 0 nor 1")))?;
-        let mut state = dir.state.lock();
-        state.share.backup = backup;
-        state.reshare();
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<20> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let enabled = dir.state.lock().enabled;
-        show(page, |text| writeln!(text, "{}", u8::from(enabled)))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let enabled = switch(page)
-            .map_err(|_| dir.refuse("enable", page, format_args!("neither 0 nor 1")))?;
-        let mut state = dir.state.lock();
-        let was = core::mem::replace(&mut state.enabled, enabled);
-        state.reshare();
-        match enabled {
-            _ if was == enabled => {}
-            true => state.tunnels.drain.end(),
-            false => state.tunnels.drain(),
-        }
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<6> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let fails_max = dir.state.lock().fails_max;
-        show(page, |text| writeln!(text, "{}", fails_max))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let fails_max = number(page, FAILS_MAX).ok_or_else(|| {
-            dir.refuse(
-                "fails_max",
-                page,
-                format_args!("not a number from 0 to {FAILS_MAX}"),
-            )
-        })?;
-        let mut state = dir.state.lock();
-        state.fails_max = fails_max;
-        if let Some(pool) = &state.pool {
-            pool.set_fails_max(fails_max);
-        }
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<7> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let slow_start = dir.state.lock().slow_start;
-        show(page, |text| writeln!(text, "{}", slow_start))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let slow_start = number(page, SLOW_START_MAX).ok_or_else(|| {
-            dir.refuse(
-                "slow_start_ms",
-                page,
-                format_args!("not a number from 0 to {SLOW_START_MAX}"),
-            )
-        })?;
-        let mut state = dir.state.lock();
-        state.slow_start = slow_start;
-        if let Some(pool) = &state.pool {
-            pool.set_slow_start(slow_start);
-        }
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<8> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let value = dir.state.lock().size.idle_most;
-        show(page, |text| writeln!(text, "{}", value))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let value = number(page, CONNECTIONS_MAX).ok_or_else(|| {
-            dir.refuse(
-                "idle_max",
-                page,
-                format_args!("not a number from 0 to {CONNECTIONS_MAX}"),
-            )
-        })?;
-        let mut state = dir.state.lock();
-        state.size.idle_most = value;
-        state.resize();
-        Ok(())
-    }
-}
-
-#[vtable]
-impl AttributeOperations<9> for ServerDir {
-    type Data = ServerDir;
-
-    fn show(dir: &ServerDir, page: &mut [u8; PAGE_SIZE]) -> Result<usize> {
-        let value = dir.state.lock().size.idle_ms;
-        show(page, |text| writeln!(text, "{}", value))
-    }
-
-    fn store(dir: &ServerDir, page: &[u8]) -> Result {
-        let value = number(page, IDLE_MS_MAX).ok_or_else(|| {
-            dir.refuse(
-                "idle_ms",
-                page,
-                format_args!("not a number from 0 to {IDLE_MS_MAX}"),
-            )
-        })?;
-        let mut state = dir.state.lock();
-        state.size.idle_ms = value;
-        state.resize();
-        Ok(())
     }
 }
