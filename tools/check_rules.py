@@ -15,6 +15,22 @@ CORPUS = "rust/fuzz/corpus"
 UNLABELLED = {"LICENSE", "Cargo.lock", ".gitignore"}
 SOURCE = re.compile(r"\.(rs|c|h|py|sh|js|html|css|toml|config)$|(^|/)(Makefile|Kbuild)$")
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b|\bfor " + r"now\b|not yet " + "implemented")
+# The groups of rust/proxy, as the picture in Documentation/architecture.md has them: a group imports from those below it.
+GROUPS = (
+    {"config"},
+    {"downstream", "upstream", "tunnel", "health"},
+    {"log"},
+    {"site", "router", "route"},
+    {"pool", "record", "admission", "access", "network"},
+    {"drain", "settings", "reading", "body", "limits"},
+)
+# What goes against the order, with its reason on that page. All but admission import session, and session imports all.
+AGAINST = {("pool", "upstream"), ("admission", "site"), ("admission", "route")}
+# The order of rust/proto, as the head of rust/proto.rs has it: a module imports from those before it.
+PROTO = (
+    "error span field auth head sticky message connection target canonical trie ws request response h1 frame".split()
+)
+PROTO_AGAINST = {("head", "message"), ("ws", "response")}
 PANICS = re.compile(r"\.unwrap\(\)|\.expect\(|\b(panic|todo|unimplemented|unreachable)!|\bBUG(_ON)?\(")
 
 
@@ -57,6 +73,36 @@ def without_tests(code):
     return "".join(result)
 
 
+def flat(tree, prefix=""):
+    """The paths in a tree of `use`."""
+    parts, depth, start = [], 0, 0
+    for position, letter in enumerate(tree + ","):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            parts.append("".join(tree[start:position].split()))
+            start = position + 1
+    for part in filter(None, parts):
+        head, brace, rest = part.partition("{")
+        if brace:
+            yield from flat(rest[: rest.rindex("}")], prefix + head)
+        else:
+            yield prefix + part
+
+
+def imports(layer, path, code):
+    """The modules of a layer that a file there imports: their names, without what is below them."""
+    here = path.removeprefix("rust/").removesuffix(".rs").split("/")
+    for match in re.finditer(r"\buse\s+([^;]+);", code):
+        for name in flat(match.group(1)):
+            parts = name.split("::")
+            base = here if parts[0] in ("self", "super") else []
+            while parts and parts[0] in ("crate", "self", "super"):
+                base = base[:-1] if parts.pop(0) == "super" else base
+            full = base + parts
+            if full[:1] == [layer] and len(full) > 1 and full[1].islower():
+                yield match.start(), full[1]
+
+
 class Check:
     def __init__(self):
         self.offences = []
@@ -85,10 +131,33 @@ class Check:
         # of ours knows. No part of the module.
         if layer != "net" and path not in ("tools/parser/src/llhttp.rs", "tools/bench/src/floor.rs"):
             self.forbid(path, code, r"\bunsafe\b", "`unsafe` belongs to rust/net")
+        if path.startswith("rust/proto/"):
+            self.proto_order(path, code)
+        if path.startswith("rust/proxy/"):
+            self.order(path, code)
         if path in ("rust/proto.rs", "rust/proxy.rs") and "#![forbid(unsafe_code)]" not in text:
             self.offences.append(f"{path}:1: lacks #![forbid(unsafe_code)]")
         if not path.startswith(("rust/tests/", "tools/parser/")):
             self.forbid(path, code, PANICS, "may panic")
+
+    def order(self, path, code):
+        """The arrows between the modules of rust/proxy."""
+        group = {name: place for place, names in enumerate(GROUPS) for name in names}
+        here = path.split("/")[2].removesuffix(".rs")
+        if here != "session" and here not in group:
+            self.offences.append(f"{path}:1: has no group; add it to GROUPS here and to Documentation/architecture.md")
+        for position, name in imports("proxy", path, code):
+            if here not in group or name not in group or (here, name) in AGAINST:
+                if (here, name) == ("admission", "session"):
+                    self.report(path, code, position, "admission does not import session")
+            elif group[name] < group[here]:
+                self.report(path, code, position, f"{here} imports {name}, which is above it in Documentation/architecture.md")
+
+    def proto_order(self, path, code):
+        here = path.split("/")[2].removesuffix(".rs")
+        for position, name in imports("proto", path, code):
+            if here in PROTO and name in PROTO and (here, name) not in PROTO_AGAINST and PROTO.index(name) > PROTO.index(here):
+                self.report(path, code, position, f"{here} imports {name}, which is behind it in the head of rust/proto.rs")
 
     def any(self, path, text):
         script = text.startswith("#!")
