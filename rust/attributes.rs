@@ -179,8 +179,8 @@ macro_rules! server_files {
             /// it answers one. 0: never. That is the default because a client that knows a request on which a
             /// server fails could otherwise have the server paused for everyone.
             6 fails_max = Number(0, 0..=1_000_000);
-            /// Milliseconds over which the weight grows from a 16th to the whole after the server was down, paused or unhealthy. For
-            /// `round-robin` and `least-connections`.
+            /// Milliseconds over which the weight grows from a 16th to the whole after the server was down, paused or unhealthy. It
+            /// applies to every `balance`.
             7 slow_start_ms = Number(0, 0..=86_400_000);
             /// Target of health checks: Squall asks for it by GET on a separate connection, for example `/health`. Empty: no checks. A
             /// server whose checks fail gets nothing new while another one is up. Its tunnels stay.

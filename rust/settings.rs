@@ -88,8 +88,8 @@ macro_rules! settings {
                 pipelined_max = 1000, 1..=65_535, "requests";
                 /// Most requests on one client connection. The connection is closed after the response to the last one.
                 requests_max = 100_000, 1..=(1 << 28) - 1, "requests";
-                /// Most interim responses (1xx) to one request. With more the request gets 502. They are queued for the client
-                /// as they arrive, whether it reads or not, so they hold at most this many heads of `head_max` bytes.
+                /// Most interim responses (1xx) to one request. With more the request gets 502. While the client does not
+                /// read, they wait: at most `queue_high` and one more head of them are queued.
                 interim_max = 64, 1..=1000, "responses";
                 /// Most memory that the unread data of a socket takes, overhead included.
                 rcvbuf = 262_144, BUFFER, "bytes";
@@ -101,7 +101,8 @@ macro_rules! settings {
                 queue_low = 32_768, QUEUE, "bytes";
                 /// Most unsent bytes of a socket.
                 unsent_max = 131_072, QUEUE, "bytes";
-                /// Pieces of at least this size are forwarded by reference. Smaller pieces are copied.
+                /// Pieces of at least this size, alone or on average with their neighbours, are forwarded by reference. Smaller
+                /// pieces are copied.
                 splice_min = 1024, 64..=65_536, "bytes";
                 /// Most connections, those of clients and those to servers together.
                 connections_max = 131_072, COUNT, "connections";
