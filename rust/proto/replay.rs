@@ -360,7 +360,8 @@ impl Replay<'_> {
             self.head(HeadParser::request(), self.limits.head)?;
             let request = Request::from_head(self.head, &self.src)?;
             if let Some(offer) = &request.upgrade {
-                let awaiting = AwaitingAccept::new(offer, self.head, &self.src, &self.digests);
+                let mut awaiting = AwaitingAccept::EMPTY;
+                awaiting.remember_offer(offer, self.head, &self.src, &self.digests);
                 self.tolerate(awaiting.flaw())?;
             }
             write!(
@@ -493,15 +494,15 @@ impl Replay<'_> {
             }
         }
         let request_head = Request::from_head(self.head, request)?;
-        let awaiting = match &request_head.upgrade {
-            Some(offer) => Some(AwaitingAccept::new(
+        let mut awaiting = None;
+        if let Some(offer) = &request_head.upgrade {
+            awaiting.insert(AwaitingAccept::EMPTY).remember_offer(
                 offer,
                 self.head,
                 request,
                 &self.digests,
-            )),
-            None => None,
-        };
+            );
+        }
         let mut asked = Asked::from(&request_head);
         asked.via = self.forward.via;
         Ok((asked, awaiting))

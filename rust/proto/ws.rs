@@ -133,27 +133,30 @@ pub struct AwaitingAccept {
 const _: () = assert!(size_of::<AwaitingAccept>() <= 256);
 
 impl AwaitingAccept {
-    /// Remembers `offer`, made by the request in `head`.
-    pub fn new<S: Source + ?Sized>(
+    /// What holds for no offer.
+    pub const EMPTY: AwaitingAccept = AwaitingAccept {
+        names: [0; NAMES_MAX],
+        key: [0; KEY_MAX],
+        key_len: 0,
+        protocols: 0,
+        extensions: 0,
+        more: false,
+        flaw: None,
+    };
+
+    /// Remembers `offer`, made by the request in `head`, in what is [`Self::EMPTY`]: it is large, so it is not moved.
+    pub fn remember_offer<S: Source + ?Sized>(
+        &mut self,
         offer: &Offer,
         head: &Head,
         src: &S,
         digests: &Digests,
-    ) -> AwaitingAccept {
-        let mut awaiting = AwaitingAccept {
-            names: [0; NAMES_MAX],
-            key: [0; KEY_MAX],
-            key_len: 0,
-            protocols: 0,
-            extensions: 0,
-            more: false,
-            flaw: None,
-        };
-        if let Some(key) = offer.key.copy_to(src, &mut awaiting.key) {
-            awaiting.key_len = u8::try_from(key.len()).unwrap_or(0);
+    ) {
+        if let Some(key) = offer.key.copy_to(src, &mut self.key) {
+            self.key_len = u8::try_from(key.len()).unwrap_or(0);
         }
         if !offer.key_is_valid {
-            awaiting.note(Error::BadKey);
+            self.note(Error::BadKey);
         }
         for value in values(head, KnownField::SecWebSocketProtocol) {
             let mut is_empty = true;
@@ -162,42 +165,41 @@ impl AwaitingAccept {
                 match name {
                     Ok(name) => {
                         if !is_token(name, src) {
-                            awaiting.note(Error::BadSubprotocol);
+                            self.note(Error::BadSubprotocol);
                         }
-                        if awaiting.remember(digests.hash(name, src)) {
-                            awaiting.protocols = awaiting.protocols.saturating_add(1);
+                        if self.remember(digests.hash(name, src)) {
+                            self.protocols = self.protocols.saturating_add(1);
                         }
                     }
                     Err(_) => {
-                        awaiting.note(Error::BadSubprotocol);
-                        awaiting.more = true;
+                        self.note(Error::BadSubprotocol);
+                        self.more = true;
                     }
                 }
             }
             if is_empty {
-                awaiting.note(Error::BadSubprotocol);
+                self.note(Error::BadSubprotocol);
             }
         }
         for value in values(head, KnownField::SecWebSocketExtensions) {
             for extension in elements(value, src) {
                 let extension = extension.map(|extension| Extension::read(extension, src));
                 if !extension.is_ok_and(|extension| extension.is_valid) {
-                    awaiting.note(Error::BadExtension);
+                    self.note(Error::BadExtension);
                 }
                 match extension {
                     Ok(Extension { name, .. }) => {
-                        if awaiting.remember(digests.hash(name, src)) {
-                            awaiting.extensions = awaiting.extensions.saturating_add(1);
+                        if self.remember(digests.hash(name, src)) {
+                            self.extensions = self.extensions.saturating_add(1);
                         }
                     }
-                    Err(_) => awaiting.more = true,
+                    Err(_) => self.more = true,
                 }
             }
         }
-        if awaiting.more {
-            awaiting.note(Error::OfferTooLarge);
+        if self.more {
+            self.note(Error::OfferTooLarge);
         }
-        awaiting
     }
 
     /// Returns the offer's flaw, the first rule that it breaks although it can be forwarded: [`Error::BadKey`],

@@ -294,7 +294,8 @@ fn only_a_101_accepts_an_offer() {
         assert!(matches!(done, Ok(Progress::Done { .. })));
         let asked = Request::from_head(&head, request).expect("a request");
         let offer = asked.upgrade.expect("an offer");
-        let awaiting = AwaitingAccept::new(&offer, &head, request, &DIGESTS);
+        let mut awaiting = AwaitingAccept::EMPTY;
+        awaiting.remember_offer(&offer, &head, request, &DIGESTS);
         let fields: &[u8] = b"Upgrade: websocket\r\nConnection: upgrade\r\n\
             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         let answer = [line, fields].concat();

@@ -404,7 +404,6 @@ fn digest_of(
 }
 
 /// Keeps what the server's answer to an offer to upgrade must match.
-#[inline(never)] // The value is made on the stack: not on the frame of what follows.
 fn await_accept(
     request: &Request,
     head: &Head,
@@ -413,12 +412,13 @@ fn await_accept(
     let Some(offer) = &request.upgrade else {
         return Ok(None);
     };
-    let place = KBox::<AwaitingAccept>::new_uninit(GFP_ATOMIC | __GFP_NOWARN).map_err(|_| {
-        stats::inc(Counter::NoMemory);
-        Failure::NoMemory
-    })?;
-    let awaiting = AwaitingAccept::new(offer, head, bytes, &DIGESTS);
-    Ok(Some(KBox::write(place, awaiting)))
+    let mut awaiting =
+        KBox::new(AwaitingAccept::EMPTY, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| {
+            stats::inc(Counter::NoMemory);
+            Failure::NoMemory
+        })?;
+    awaiting.remember_offer(offer, head, bytes, &DIGESTS);
+    Ok(Some(awaiting))
 }
 
 /// Writes the request's head for the server.
