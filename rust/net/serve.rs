@@ -615,12 +615,13 @@ impl<S: Session> Conn<S> {
         let Some(conn) = (unsafe { Self::of(sk) }) else {
             return;
         };
+        let may_enter = || {
+            // SAFETY: The socket is alive.
+            !conn.account.is_entered() && !unsafe { bindings::squall_sock_owned(sk) }
+        };
         match conn.space() {
             Space::Nothing => {}
-            // SAFETY: The socket is alive.
-            Space::Counts
-                if !conn.account.is_entered() && !unsafe { bindings::squall_sock_owned(sk) } =>
-            {
+            Space::Counts if may_enter() => {
                 conn.account.enter();
                 // SAFETY: As in data_ready_callback().
                 conn.settle_account(unsafe { &mut *conn.locked.get() });
