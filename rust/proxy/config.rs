@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `/sys/kernel/config/squall`: a directory is a thing, a file a property of it.
+//! `/sys/kernel/config/squall`: a directory is an object, and a file is a property of it.
 //!
 //! ```text
 //! squall/{stats,refused_requests,refused_responses}
-//! squall/<listener>/{address,enable,trusted,forwarded,connections_max,access,stats}
+//! squall/<listener>/{address,enable,trusted,forwarded,via,connections_max,access,stats}
 //! squall/<listener>/<route>/{host,path,balance,balance_name,enable,stats}, and its settings
 //! squall/<listener>/<route>/<server>/{address,connections,connections_max,idle_max,idle_ms,weight,
 //!                              backup,enable,fails_max,slow_start_ms,health_*,stats}
 //! ```
 //!
-//! A wrong value is refused with an errno, and with a line in the log that names it; what was
-//! configured before stays. Disabling or removing a server, a route or a listener stops new work for it,
-//! and drains it; see [`super::drain`]. Nothing else that is changed touches an open tunnel.
+//! A wrong value is refused with an errno and a line in the log that names it. The old value stays. Disabling or
+//! removing a server, a route or a listener stops new work for it and drains it; see [`super::drain`]. No other change
+//! affects an open tunnel.
 //!
 //! Context: process. configfs holds the directory's lock; the mutexes here order the files of one
 //! directory. None is ever taken in softirq.
@@ -110,7 +110,7 @@ macro_rules! number_files {
 }
 use number_files;
 
-/// Writes an attribute's text into its page; returns the length.
+/// Writes an attribute's text into its page. Returns the length.
 fn show(
     page: &mut [u8; PAGE_SIZE],
     write: impl FnOnce(&mut Formatter<'_>) -> fmt::Result,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a route may set for itself, and is `net.squall.*` as long as it does not.
+//! The settings that a route may override. Without an override, the value of `net.squall.*` counts.
 //!
-//! These are the entries of the section `route` in `rust/settings.rs`. A setting has the name, the unit and the range of its
-//! sysctl. It is read anew whenever it is needed, so that a change means something at once.
+//! These are the entries of the section `route` in `rust/settings.rs`. A setting has the name, the unit and the range
+//! of its sysctl. It is read whenever it is needed, so that a change takes effect at once.
 
 use crate::{
     net::sysctl,
@@ -25,7 +25,7 @@ macro_rules! overrides {
         global { $($global:tt)* }
         route { $($(#[$doc:meta])* $id:literal $variant:ident $name:ident = $default:expr, $range:expr, $unit:literal;)* }
     ) => {
-        /// A value that a route may set for itself.
+        /// A value that a route may override.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Setting {
             $($(#[$doc])* $variant,)*
@@ -60,31 +60,31 @@ macro_rules! overrides {
 
 settings!(overrides);
 
-/// No value of its own.
+/// No override.
 const UNSET: u32 = u32::MAX;
 
 /// The settings of one route.
 pub(crate) struct Settings([Atomic<u32>; Setting::ALL.len()]);
 
 impl Settings {
-    /// Makes settings that all are those of the sysctls.
+    /// Makes settings without overrides.
     pub(crate) fn new() -> Settings {
         Settings([const { Atomic::new(UNSET) }; Setting::ALL.len()])
     }
 
-    /// Returns what the route has set for itself.
+    /// Returns the override of the route, if any.
     pub(crate) fn own(&self, setting: Setting) -> Option<u32> {
         let own = self.0.get(setting as usize)?.load(Relaxed);
         (own != UNSET).then_some(own)
     }
 
-    /// Returns what counts for the route.
+    /// Returns the value that counts for the route.
     pub(crate) fn get(&self, setting: Setting) -> u32 {
         self.own(setting).unwrap_or_else(|| setting.default())
     }
 
-    /// Sets a value, or lets the sysctl count again. Fails with `ERANGE` if the sysctl could not be set to it.
-    /// Process context.
+    /// Sets an override, or removes it. Fails with `ERANGE` if the value is outside of the sysctl's range. Process
+    /// context.
     pub(crate) fn set(&self, setting: Setting, own: Option<u32>) -> Result {
         if let Some(own) = own {
             let (least, most) = setting.range();

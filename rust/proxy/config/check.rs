@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of a server's directory that say how it is looked after.
+//! The files of a server's directory for its health checks.
 //!
 //! Context: process; see [`super`].
 
@@ -26,7 +26,7 @@ use kernel::{
 const TEXT_MAX: usize = 256;
 
 impl ServerDir {
-    /// Changes the plan; if that fails it stays as it was.
+    /// Changes the plan. If that fails, the plan stays as it was.
     fn replan<T>(&self, place: fn(&mut Plan) -> &mut T, value: T) -> Result {
         let mut state = self.state.lock();
         let old = core::mem::replace(place(&mut state.plan), value);
@@ -49,7 +49,7 @@ impl ServerDir {
         })
     }
 
-    /// Takes the text of a file: visible ASCII that begins as `begin` says, or nothing.
+    /// Takes the text of a file: visible ASCII that begins with `begin`, or nothing.
     fn text(&self, attribute: &str, page: &[u8], begin: &str) -> Result<KVec<u8>> {
         let text = page.trim_ascii();
         let fits = text.is_empty() || text.starts_with(begin.as_bytes());

@@ -58,7 +58,7 @@ use kernel::{
     }, //
 };
 
-/// The directory of a listener. Dropped in order: nothing is accepted any more when the site ends.
+/// The directory of a listener. Its fields are dropped in order: accepting stops before the site ends.
 #[pin_data]
 pub(crate) struct ListenerDir {
     name: CString,
@@ -67,7 +67,7 @@ pub(crate) struct ListenerDir {
     site: SiteMade,
 }
 
-/// A site of a listener that is configured; drains it when dropped.
+/// The site of a configured listener. Dropping it drains the site.
 struct SiteMade(Arc<Site>);
 
 impl Drop for SiteMade {
@@ -83,7 +83,7 @@ struct ListenerState {
 }
 
 impl ListenerState {
-    /// Says whether connections are accepted.
+    /// Returns whether connections are accepted.
     fn is_enabled(&self) -> bool {
         self.listener.as_ref().is_some_and(Listener::listens)
     }
@@ -198,7 +198,7 @@ impl AttributeOperations<1> for ListenerDir {
         let listener = Listener::new(&addr, dir.site.0.clone())
             .map_err(|err| refuse(format_args!("cannot listen on {}", addr.get()), err))?;
         state.listener = Some(listener);
-        // A connection accepted before this is told after its first response that it was the last.
+        // A connection accepted before this ends after its first response.
         dir.site.0.drain.end();
         Ok(())
     }

@@ -50,7 +50,7 @@ pub(crate) struct RouteDir {
     made: RouteMade,
 }
 
-/// A route in its site; takes it away when dropped.
+/// A route in its site. Dropping it removes the route.
 struct RouteMade {
     site: Arc<Site>,
     route: Arc<Route>,

@@ -58,7 +58,7 @@ use kernel::{
     }, //
 };
 
-/// How many connections a server has if nobody says otherwise.
+/// The default sizes of a server's pool.
 const SIZE: Size = Size {
     connections: number_file(SERVER, 1).default,
     most: number_file(SERVER, 3).default,
@@ -84,7 +84,7 @@ pub(super) struct ServerState {
     pub(super) plan: Plan,
     checks: Option<ARef<Checks>>,
     pool: Option<ARef<Pool>>,
-    /// Those to all addresses that it had.
+    /// The tunnels to all addresses that it has had.
     tunnels: Arc<Tunnels>,
 }
 
@@ -186,7 +186,7 @@ number_files! { ServerDir of SERVER, written_switch;
 }
 
 impl ServerDir {
-    /// Makes the directory `dir` of a server of `route`, whom the log calls `server`.
+    /// Makes the directory `dir` of a server of `route`. The log calls the server `server`.
     pub(super) fn group(
         dir: &CStr,
         server: CString,
@@ -218,7 +218,7 @@ impl ServerDir {
 }
 
 impl ServerState {
-    /// Has `pool` take the place of the one that there is, and of its checks; if that fails all stays as it was.
+    /// Replaces the current pool and its checks by `pool`. If that fails, everything stays as it was.
     fn set_pool(&mut self, pool: &ARef<Pool>) -> Result {
         let checks = self.new_checks(pool)?;
         let placed = match &self.pool {
@@ -239,7 +239,7 @@ impl ServerState {
         Ok(())
     }
 
-    /// Takes the pool away.
+    /// Removes the pool.
     fn take_pool(&mut self) {
         shut_down(self.checks.take());
         if let Some(old) = self.pool.take() {
@@ -248,7 +248,7 @@ impl ServerState {
         }
     }
 
-    /// Begins the checks that the plan wants for a pool.
+    /// Begins the checks of the plan for a pool.
     fn new_checks(&self, pool: &ARef<Pool>) -> Result<Option<ARef<Checks>>> {
         match self.plan.path.is_empty() {
             true => Ok(None),
@@ -256,7 +256,7 @@ impl ServerState {
         }
     }
 
-    /// Has the server looked after as the plan says now.
+    /// Restarts the checks with the current plan.
     pub(super) fn look_after(&mut self) -> Result {
         let checks = match &self.pool {
             Some(pool) => self.new_checks(pool)?,
@@ -269,14 +269,14 @@ impl ServerState {
         Ok(())
     }
 
-    /// Tells the pool how large it is to be.
+    /// Tells the pool its sizes.
     fn resize(&self) {
         if let Some(pool) = &self.pool {
             pool::resize(pool, self.size);
         }
     }
 
-    /// Returns what the server is to get: nothing new while it is disabled.
+    /// Returns the server's share: nothing new while it is disabled.
     fn share(&self) -> Share {
         let weight = if self.enabled { self.share.weight } else { 0 };
         Share {
@@ -285,7 +285,7 @@ impl ServerState {
         }
     }
 
-    /// Tells the route what the server is to get.
+    /// Tells the route the server's share.
     fn reshare(&self) {
         if let Some(pool) = &self.pool {
             self.route.set_share(pool, self.share());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A request on its way to a server: what is kept of it, and how it is judged and written.
+//! A request on its way to a server: its state, and how it is judged and written.
 //!
 //! Context: softirq, the lock of the downstream connection held.
 
@@ -92,50 +92,50 @@ pub(in super::super) struct Exchange {
     /// Whose server it is for.
     pub(super) route: Arc<Route>,
     pub(super) awaiting: Option<KBox<AwaitingAccept>>,
-    /// What the tunnel will share that the request offers.
+    /// The shared state of the tunnel that the request offers.
     pub(super) tunnel: Option<Arc<Shared>>,
     pub(super) upstream: Option<Checkout>,
-    /// `upstream` was the client connection's own.
+    /// `upstream` is the client connection's own one.
     pub(super) is_own: bool,
-    /// The client connection's own server connection, which this request is not for.
+    /// The client connection's own server connection, if this request is for another one.
     pub(super) own: Option<Own>,
     pub(super) body: Body,
-    /// The request once more, if it may be sent again.
+    /// A copy of the request, if it may be sent again.
     pub(super) again: Option<OutQueue>,
-    /// What is behind the host, if the server's address has to stand for that.
+    /// The part behind the host, if the server's address takes the place of the host.
     rest: Option<KBox<OutQueue>>,
-    /// The pool whose next free connection is ours.
+    /// The pool that the request waits at.
     pub(super) waits_at: Option<ARef<Pool>>,
-    /// How often a server was chosen.
+    /// The number of times a server was chosen.
     tries: u8,
-    /// The server that was chosen last, by its place in the route.
+    /// The place in the route of the server that was chosen last.
     place: usize,
-    /// The hash of what keeps the client's requests together, once it was asked for.
+    /// The hash of the value that keeps the client's requests together, once it was needed.
     digest: Option<NonZeroU64>,
     /// Servers that refused.
     refused: Places,
-    /// Servers that closed a connection before they answered, and those that did so twice: the first time they may
+    /// Servers that closed a connection before they answered, and servers that did so twice: the first time they may
     /// just have closed an idle one.
     failed: (Places, Places),
-    /// The answer if there is no server to choose.
+    /// The status of the response if there is no server to choose.
     pub(super) status: u16,
-    /// The beginning of the time in which the rate of the body is measured, and how much of it had been
-    /// forwarded then.
+    /// The start of the period in which the rate of the body is measured, and the bytes of it that had been forwarded
+    /// then.
     pub(super) measured: (Moment, u64),
-    /// The body has begun to come, be it by its framing.
+    /// The body has begun to arrive, or at least its framing.
     pub(super) coming: bool,
-    /// In that time the server was not ready to take the body.
+    /// In that period, the server was not ready to take the body.
     pub(super) held_back: bool,
     /// The client has got a part of the response.
     pub(super) begun: bool,
-    /// What is kept of it for the log, if somebody follows that.
+    /// Its log record, if somebody follows the log.
     pub(super) log: Option<Arc<Record>>,
-    /// An offer to upgrade for which there are limits.
+    /// The offer to upgrade, if limits apply to it.
     pub(super) offer: Option<KBox<Offer>>,
 }
 
 impl Exchange {
-    /// Makes the exchange of a request that was judged.
+    /// Makes the exchange of a judged request.
     pub(super) fn new(
         request: Request,
         asked: Asked,
@@ -183,14 +183,14 @@ impl Exchange {
         SPARES.empty(exchange);
     }
 
-    /// Says whether a server may be chosen once more.
+    /// Returns whether a server may be chosen once more.
     pub(super) fn may_try(&self) -> bool {
         self.tries < TRIES_MAX
     }
 
     /// Chooses a server that has not refused, if possible one that has not failed.
     ///
-    /// `reading`: the request's head, which is there until it was sent for the first time.
+    /// `reading`: the request's head, which exists until it is sent for the first time.
     pub(super) fn choose(
         &mut self,
         mut reading: Option<&mut Reading>,
@@ -230,7 +230,7 @@ impl Exchange {
         self.is_own = true;
     }
 
-    /// Keeps the request, of which `bytes` is the head, to be sent again. Without memory for it it is just not sent again.
+    /// Keeps the request, whose head is `bytes`, for a retry. Without memory for it there is no retry.
     pub(super) fn keep(
         &mut self,
         reading: Option<&mut Reading>,
@@ -247,7 +247,7 @@ impl Exchange {
         };
     }
 
-    /// Keeps what is behind the host, and returns what is before it.
+    /// Keeps the part behind the host, and returns the part before it.
     #[inline(never)] // Requests have a host.
     fn keep_parts(
         &mut self,
@@ -280,7 +280,7 @@ impl Exchange {
         Ok(start)
     }
 
-    /// Writes the request that was kept for the server of `checkout`.
+    /// Writes the kept request for the server of `checkout`.
     pub(super) fn write_again(
         &self,
         again: &OutQueue,
@@ -301,7 +301,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Notes that `pool`, which was chosen, has no connection for this; its place may be another one's by now.
+    /// Notes that `pool`, which was chosen, has no connection for the request. Its place may belong to another pool by
+    /// now.
     pub(super) fn refused(&mut self, pool: &Pool, status: u16) {
         self.status = status;
         if self.route.has_at(self.place, pool) {
@@ -309,7 +310,7 @@ impl Exchange {
         }
     }
 
-    /// Notes that the server that was chosen closed the connection.
+    /// Notes that the chosen server closed the connection.
     pub(super) fn failed(&mut self) {
         if self.failed.0.contains(self.place) {
             self.failed.1.insert(self.place);
@@ -326,8 +327,8 @@ impl Drop for Exchange {
     }
 }
 
-/// Says whether a request may be sent twice: it has no body, and its method is idempotent (RFC 9110
-/// 9.2.2). An offer to upgrade is a GET, but its tunnel might have begun.
+/// Returns whether a request may be sent twice: it has no body, and its method is idempotent (RFC 9110 9.2.2). An offer
+/// to upgrade is a GET, but its tunnel might already have begun.
 pub(super) fn may_repeat(request: &Request) -> bool {
     let idempotent = matches!(
         request.method,
@@ -336,7 +337,7 @@ pub(super) fn may_repeat(request: &Request) -> bool {
     idempotent && request.framing.is_empty() && request.upgrade.is_none()
 }
 
-/// Decides what the complete head means, and what the answer to an offer in it must match.
+/// Decides what the complete head means, and what the response to an offer in it must match.
 pub(super) fn judge(
     reading: &mut Reading,
     io: &Io<'_>,
@@ -365,7 +366,7 @@ pub(super) fn route_of_offer(
     io: &Io<'_>,
 ) -> Option<Arc<Route>> {
     let (head, bytes) = reading.complete(io).ok()?;
-    // Offers are made by GET.
+    // Offers are GET requests.
     let target = Target::parse(head.target, Method::Get, &bytes).ok()?;
     let host = match target {
         Target::Absolute { authority, .. } => Some(authority),
@@ -378,9 +379,9 @@ pub(super) fn route_of_offer(
     site.router.find_by(host, target, &bytes).ok()?
 }
 
-/// Hashes the value of the cookie or field by which the route keeps requests together; `None` if the request has not
+/// Hashes the value of the cookie or field by which the route keeps requests together; `None` unless the request has
 /// exactly one.
-#[inline(never)] // The name's place on the stack is not that of who has none.
+#[inline(never)] // Keeps the name buffer out of the common frame.
 fn digest_of(
     route: &Route,
     balance: Balance,
@@ -395,7 +396,7 @@ fn digest_of(
         Balance::CookieHash => Named::Cookie(name.as_bytes()),
         _ => Named::Field(name.as_bytes()),
     };
-    // Without the memory that it may take servers take turns.
+    // Without memory for it, servers take turns.
     let (head, bytes) = reading.complete(io).ok()?;
     let value = sticky::value(head, named, &bytes)?;
     let mut digest = Digest::default();
@@ -403,7 +404,7 @@ fn digest_of(
     Some(NonZeroU64::new(digest.finish()).unwrap_or(NonZeroU64::MAX))
 }
 
-/// Keeps what the server's answer to an offer to upgrade must match.
+/// Keeps what the server's response to an offer to upgrade must match.
 fn await_accept(
     request: &Request,
     head: &Head,
@@ -445,7 +446,7 @@ pub(super) fn encode(
     )
 }
 
-/// Writes what `write` does of the request's head; `host` is for a request without one.
+/// Writes a part of the request's head with `write`; `host` is for a request without one.
 fn encode_with(
     reading: &mut Reading,
     io: &Io<'_>,
@@ -486,7 +487,7 @@ fn plain(buffer: &mut [u8], addr: IpAddr) -> &[u8] {
     let IpAddr::V4(addr) = addr else {
         return format(buffer, format_args!("{addr}"));
     };
-    // Every request has one, and the formatter takes its time.
+    // Every request needs this, and the formatter is slow.
     let mut len = 0usize;
     let mut put = |byte| {
         if let Some(place) = buffer.get_mut(len) {
