@@ -11,6 +11,11 @@ pub mod counters;
 pub mod proto;
 pub mod settings;
 
+// What is pure arithmetic in the other layers, for its tests.
+#[cfg(test)]
+#[path = "net/bucket.rs"]
+mod bucket;
+
 #[path = "proto/frame_cases.rs"]
 pub mod frame_cases;
 #[path = "proto/replay.rs"]

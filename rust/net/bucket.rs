@@ -6,8 +6,6 @@
 //! moves it on by the time that one token needs to come. This is the generic cell rate algorithm in its
 //! form of virtual scheduling (ITU-T I.371, annex A). The clock is [`ns()`](super::time::ns).
 
-use pin_init::Zeroable;
-
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
 
@@ -46,7 +44,7 @@ impl Rate {
 }
 
 /// A bucket: nanoseconds since the machine started at which it is full again. It begins as a full one.
-#[derive(Clone, Copy, Debug, Zeroable)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket(u64);
 
 impl Bucket {
@@ -97,5 +95,114 @@ impl Bucket {
         let empty = now.saturating_add(rate.time_of(rate.burst));
         let charged = self.0.max(now).saturating_add(rate.interval);
         self.0 = charged.min(empty);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)] // A test may panic.
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn rate(per_second: u32, burst: u32) -> Rate {
+        Rate::per_second(per_second, burst).unwrap_or(Rate {
+            interval: 0,
+            burst: 0,
+        })
+    }
+
+    /// Returns how many tokens can be taken at once at `now`.
+    fn tokens(bucket: &mut Bucket, rate: &Rate, now: u64) -> u32 {
+        (0..)
+            .take_while(|_| bucket.take(rate, now, 0).is_ok())
+            .count() as u32
+    }
+
+    #[test]
+    fn any_rate_has_no_bucket() {
+        assert_eq!(Rate::per_second(0, 5), None);
+        assert_eq!(Rate::per_minute(0), None);
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_as_many_as_the_rate_lets() {
+        for (per_second, burst) in [(1, 1), (10, 1), (10, 5), (1000, 200), (3, 7)] {
+            let (rate, mut bucket) = (rate(per_second, burst), Bucket::FULL);
+            let start = 12_345 * MS;
+            assert_eq!(tokens(&mut bucket, &rate, start), burst, "{rate:?}");
+            // Within ten seconds, in steps of a millisecond.
+            let later: u32 = (1..=10_000)
+                .map(|ms| tokens(&mut bucket, &rate, start + ms * MS))
+                .sum();
+            assert_eq!(later, per_second * 10, "{rate:?}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_holds_no_more_than_the_burst_however_long_nothing_is_taken() {
+        let (rate, mut bucket) = (rate(10, 4), Bucket::FULL);
+        assert_eq!(tokens(&mut bucket, &rate, 0), 4);
+        assert_eq!(tokens(&mut bucket, &rate, u64::MAX / 2), 4);
+    }
+
+    #[test]
+    fn waiting_as_long_as_it_says_is_long_enough_and_no_longer() {
+        let (rate, mut bucket) = (rate(3, 2), Bucket::FULL);
+        assert_eq!(bucket.wait(&rate, 0), 0);
+        assert_eq!(tokens(&mut bucket, &rate, 0), 2);
+        let wait = u64::from(bucket.wait(&rate, 0));
+        assert_eq!(wait, 334);
+        assert!(bucket.wait(&rate, (wait - 1) * MS) > 0);
+        assert_eq!(bucket.wait(&rate, wait * MS), 0);
+        assert!(!bucket.is_full(wait * MS));
+        assert!(bucket.is_full(667 * MS));
+    }
+
+    #[test]
+    fn patience_gets_tokens_that_are_to_come_and_no_more() {
+        let (rate, mut bucket) = (rate(10, 1), Bucket::FULL);
+        assert_eq!(bucket.take(&rate, 0, 250), Ok(0));
+        assert_eq!(bucket.take(&rate, 0, 250), Ok(100));
+        assert_eq!(bucket.take(&rate, 0, 250), Ok(200));
+        assert_eq!(bucket.take(&rate, 0, 250), Err(300));
+        // What was refused took nothing.
+        assert_eq!(bucket.take(&rate, 50 * MS, 250), Ok(250));
+    }
+
+    #[test]
+    fn what_is_charged_beyond_empty_is_forgotten() {
+        let (rate, mut bucket) = (Rate::per_minute(2), Bucket::FULL);
+        let Some(rate) = rate.as_ref() else {
+            return assert!(rate.is_some());
+        };
+        for _ in 0..100 {
+            bucket.charge(rate, 0);
+        }
+        assert_eq!(bucket.wait(rate, 0), 30_000);
+    }
+
+    #[test]
+    fn a_rate_that_was_raised_does_not_wait_for_tokens_of_the_slower_one() {
+        let mut bucket = Bucket::FULL;
+        let slow = rate(1, 1000);
+        assert_eq!(tokens(&mut bucket, &slow, 0), 1000);
+        assert_eq!(bucket.wait(&rate(1000, 1), 0), 1);
+    }
+
+    #[test]
+    fn the_ends_of_the_range_overflow_nothing() {
+        for rate in [
+            rate(1, u32::MAX),
+            rate(u32::MAX, u32::MAX),
+            rate(u32::MAX, 1),
+        ] {
+            for at in [0, u64::MAX] {
+                let mut bucket = Bucket(u64::MAX);
+                bucket.charge(&rate, at);
+                let _ = bucket.take(&rate, at, u32::MAX);
+                let _ = bucket.wait(&rate, at);
+            }
+        }
     }
 }

@@ -116,6 +116,9 @@ impl Key {
     }
 }
 
+// SAFETY: It is a number.
+unsafe impl Zeroable for Bucket {}
+
 /// What is known of a client.
 #[derive(Zeroable)]
 struct Entry {
