@@ -7,7 +7,7 @@
 KDIR ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all module debug-module tools demo test bench bench-squall bench-commit check fmt reference fuzz bench-parser clean distclean help
+.PHONY: all module debug-module user demo test bench bench-squall bench-commit check fmt reference fuzz bench-parser clean distclean help
 
 all: module
 
@@ -22,8 +22,8 @@ endif
 debug-module:
 	+@tools/env module debug
 
-tools:
-	@tools/env tools
+user:
+	@tools/env user
 
 demo: module
 	@tools/demo
@@ -66,7 +66,7 @@ distclean: clean
 help:
 	@echo 'make               builds squall.ko for the stock kernel of Debian 13, and what that needs'
 	@echo 'make KDIR=TREE     builds squall.ko with the tools of this machine against a prepared kernel tree (see README.md)'
-	@echo 'make tools         builds squall-log, which follows the access log, into build/tools'
+	@echo 'make user          builds what users run into build/user: squall-log, which follows the access log'
 	@echo 'make demo          a chat through Squall in a virtual machine, reachable from this machine; Ctrl-C ends it'
 	@echo 'make test          everything: host tests, lints, KUnit, selftests on the stock and on the debug kernel'
 	@echo 'make bench         Squall and its peers, measured in virtual machines (20 minutes); what got better or worse'

@@ -218,12 +218,12 @@ module() {
     say "[6/6] module for the $1 kernel … $((SECONDS - start)) s: build/$1/squall.ko"
 }
 
-# user_tools: builds the programs for users of the module into build/tools of the checkout.
-user_tools() {
+# user_programs: builds the programs for users of the module into build/user of the checkout.
+user_programs() {
     local start=$SECONDS
     command -v cargo >/dev/null || ensure toolchain
-    in_cargo build --quiet --release --locked --manifest-path "$TOOLS/squall-log/Cargo.toml"
-    mkdir -p "$TOP/build/tools"
-    cp "$TOP/build/cargo/release/squall-log" "$TOP/build/tools/"
-    say "the log's reader … $((SECONDS - start)) s: build/tools/squall-log"
+    in_cargo build --quiet --release --locked --manifest-path "$TOP/user/Cargo.toml"
+    mkdir -p "$TOP/build/user"
+    cp "$TOP/build/cargo/release/squall-log" "$TOP/build/user/"
+    say "the log's reader … $((SECONDS - start)) s: build/user/squall-log"
 }
