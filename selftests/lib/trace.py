@@ -100,7 +100,7 @@ class Locks(Trace):
     """Records which sockets the module locks itself, and on which it sends."""
 
     def __init__(self):
-        functions = {"waits": "bh_lock_sock", "tries": "bh_trylock_sock", "unlocks": "bh_unlock_sock", "sends": "sk_can_send"}
+        functions = {"waits": "bh_lock_sock", "tries": "bh_trylock_sock", "unlocks": "bh_unlock_sock", "sends": "sk_send"}
         probes = {name: f"squall:squall_{function} sk=%di" for name, function in functions.items()}
         super().__init__(WORK_EVENTS, **probes, returned="squall:squall_bh_trylock_sock sk=$retval:u8")
 
